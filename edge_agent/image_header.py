@@ -1,8 +1,8 @@
 """What the header of an image file says, read before a single pixel is decoded.
 
-OpenCV decodes well but tells too little: it fills a truncated JPEG with grey, turns 16 bits into 8 and CMYK into some RGB,
-and takes the first frame of an animation, all without a word. So the few facts that decide whether a file may be decoded
-at all are read here, from its own bytes. `preprocess.py` is the public door to this module.
+OpenCV decodes well but tells too little: it fills a truncated JPEG with grey, turns 16 bits into 8 and CMYK into some
+RGB, and takes the first frame of an animation, all without a word. So the few facts that decide whether a file may be
+decoded at all are read here, from its own bytes. `preprocess.py` is the public door to this module.
 
 Sources: ITU-T T.81 annex B (JPEG), W3C PNG 3rd edition sections 5 and 11, TIFF 6.0 section 2, CIPA DC-008 (Exif
 orientation), Google's WebP container specification, Microsoft's BITMAPINFOHEADER.
@@ -19,17 +19,18 @@ Color = Literal["grey", "rgb", "palette", "cmyk", "other"]
 
 MAX_PIXELS = 100_000_000  # a 100-megapixel frame takes 300 MB as RGB; line cameras end near 65
 
-# Formats that decode() reads. The suffixes of others are listed too: a part whose file is a GIF must be refused by name,
-# not skipped in silence.
+# Formats that decode() reads. The suffixes of others are listed too: a part whose file is a GIF must be refused by
+# name, not skipped in silence.
 READ_FORMATS = ("jpeg", "png", "bmp", "tiff", "webp")
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .png .bmp .dib .tif .tiff .webp .gif .apng .avif .heic .jp2 .pgm .ppm .pnm .exr .hdr".split()
+    {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp"}
+    | {".gif", ".apng", ".avif", ".heic", ".jp2", ".pgm", ".ppm", ".pnm", ".exr", ".hdr"}
 )
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Header facts of one file; width and height are those of the upright image, 0 where the header doesn't give them."""
+    """Header facts of one file; width and height are the upright image's, 0 where the header doesn't give them."""
 
     format: str | None = None  # "jpeg", "png", "bmp", "tiff", "webp"; another name where recognised but not read
     width: int = 0
@@ -75,7 +76,7 @@ def _problem(facts: ImageFacts, data: bytes, name: str) -> str | None:
         return f"{name} is a {kind} file of {facts.width} x {facts.height} pixels. Record it again."
     if facts.width * facts.height > MAX_PIXELS:
         return (
-            f"{name} claims {facts.width} x {facts.height} pixels, more than the {MAX_PIXELS // 10**6} million allowed. "
+            f"{name} claims {facts.width} x {facts.height} pixels, more than {MAX_PIXELS // 10**6} million. "
             "It was not decoded; scale it down or crop it."
         )
     if facts.frames != 1:
@@ -159,14 +160,14 @@ def _bmp(data: bytes) -> ImageFacts:
 def _tiff(data: bytes) -> ImageFacts:
     if data[2:4] in (b"+\0", b"\0+"):
         return ImageFacts(format="bigtiff")
-    order, first, tags = _tiff_directory(data, None)
+    following, tags = _tiff_directory(data, None)
     if not {256, 257} <= tags.keys():
         return ImageFacts("tiff", truncated=True)
     photometric, samples = tags.get(262, (2,))[0], tags.get(277, (1,))[0]
     names: dict[int, Color] = {0: "grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "rgb"}
-    frames, following = 1, first
+    frames = 1
     while following and frames < 100:  # a directory that points back at itself would go on for ever
-        _, following, _ = _tiff_directory(data, following)
+        following, _ = _tiff_directory(data, following)
         frames += 1
     starts, sizes = tags.get(273, tags.get(324, ())), tags.get(279, tags.get(325, ()))
     ends = [start + size for start, size in zip(starts, sizes, strict=False)]
@@ -237,7 +238,7 @@ _PARSERS: tuple[tuple[bytes, Callable[[bytes], ImageFacts]], ...] = (
 def _orientation(exif: bytes) -> int:
     """Exif orientation of a TIFF-shaped block; 1 where it has none or can't be read, as OpenCV takes it."""
     try:
-        return _valid_orientation(_tiff_directory(exif, None)[2])
+        return _valid_orientation(_tiff_directory(exif, None)[1])
     except (struct.error, IndexError):
         return 1
 
@@ -247,8 +248,8 @@ def _valid_orientation(tags: dict[int, tuple[int, ...]]) -> int:
     return value if 1 <= value <= 8 else 1
 
 
-def _tiff_directory(data: bytes, at: int | None) -> tuple[str, int, dict[int, tuple[int, ...]]]:
-    """(byte order, offset of the next directory, tags with whole-number values) of the directory at `at` (None: first)."""
+def _tiff_directory(data: bytes, at: int | None) -> tuple[int, dict[int, tuple[int, ...]]]:
+    """(Offset of the next directory, tags with whole-number values) of the directory at `at` (None: the first)."""
     order = "<" if data[:2] == b"II" else ">"
     if at is None:
         at = struct.unpack_from(order + "I", data, 4)[0]
@@ -261,4 +262,4 @@ def _tiff_directory(data: bytes, at: int | None) -> tuple[str, int, dict[int, tu
             continue
         values_at = entry + 8 if n * size <= 4 else struct.unpack_from(order + "I", data, entry + 8)[0]
         tags[tag] = struct.unpack_from(f"{order}{n}{code}", data, values_at)
-    return order, struct.unpack_from(order + "I", data, at + 2 + 12 * count)[0], tags
+    return struct.unpack_from(order + "I", data, at + 2 + 12 * count)[0], tags

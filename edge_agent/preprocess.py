@@ -1,7 +1,7 @@
 """Encoded bytes to the uint8 array a model sees: decode, crop, resize.
 
-The one implementation for training, export and the line; normalisation lies inside the graph. What a file's header must say
-before it is decoded is in `image_header.py`.
+The one implementation for training, export and the line; normalisation lies inside the graph. What a file's header
+must say before it is decoded is in `image_header.py`.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ __all__ = [
 
 MAX_FILE_BYTES = 512 * 2**20  # the largest allowed frame, stored without compression and with alpha, fits
 
-cv2.setLogLevel(0)  # a broken file is reported once, in our sentence; OpenCV would add lines of its own to stderr
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we report a broken file, in one sentence
 
 
 class ImageError(ValueError):
@@ -42,8 +42,8 @@ class Preprocessing(BaseModel, extra="forbid", frozen=True):
     width: int = Field(ge=1, le=16384)  # model size, pixels
     height: int = Field(ge=1, le=16384)
     crop: tuple[int, int, int, int] | None = None  # x, y, width, height in pixels of the upright frame, before resizing
-    # area: each new pixel is the mean of the old ones it covers (cv2.INTER_AREA), which keeps fine texture from turning into
-    # moiré; where an axis grows it can only be linear (cv2.INTER_LINEAR), and is. linear: INTER_LINEAR always.
+    # area: each new pixel is the mean of the old ones it covers (cv2.INTER_AREA), which keeps fine texture from turning
+    # into moiré; where an axis grows, cv2.INTER_LINEAR. linear: cv2.INTER_LINEAR always.
     resize: Literal["area", "linear"] = "area"
 
     @model_validator(mode="after")
@@ -58,9 +58,10 @@ class Preprocessing(BaseModel, extra="forbid", frozen=True):
 def decode(data: bytes, name: str) -> np.ndarray:
     """uint8 [h, w, 3] RGB, upright (Exif orientation applied). Grey files get three equal channels.
 
-    An alpha channel is dropped where it is opaque and refused where it isn't: what lies under a transparent pixel is not
-    what its author saw. `name` is for the message. Raises ImageError for anything unreadable, truncated, over MAX_PIXELS,
-    deeper than 8 bits, in CMYK, or of several frames. Damage inside a JPEG's coded data can't be seen: JPEG has no checksum.
+    An alpha channel is dropped where it is opaque and refused where it isn't: what lies under a transparent pixel is
+    not what its author saw. `name` is for the message. Raises ImageError for anything unreadable, truncated, over
+    MAX_PIXELS, deeper than 8 bits, in CMYK, or of several frames. Damage inside a JPEG's coded data can't be seen, for
+    JPEG has no checksum.
     """
     facts = inspect_image(data, name)
     if facts.problem:
@@ -83,7 +84,8 @@ def decode(data: bytes, name: str) -> np.ndarray:
             raise ImageError(
                 f"{name} has transparent pixels. Flatten it onto a background, then save it without alpha."
             )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    rgb: np.ndarray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return rgb
 
 
 def _imdecode(buffer: np.ndarray, flags: int) -> np.ndarray | None:
@@ -114,24 +116,27 @@ def prepare(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
         return np.ascontiguousarray(image)
     shrinks = width >= size[0] and height >= size[1]
     method = cv2.INTER_AREA if preprocessing.resize == "area" and shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, size, interpolation=method)
+    resized: np.ndarray = cv2.resize(image, size, interpolation=method)
+    return resized
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """bool [h, w]: where a channel of the file exceeds 127. A file of dark values only (0 and 1, say) is an ImageError."""
-    mask = read_image(path).max(axis=2)
+    """bool [h, w]: where a channel exceeds 127. A file of dark values only (0 and 1, say) is an ImageError."""
+    mask: np.ndarray = read_image(path).max(axis=2)
     if 0 < (brightest := int(mask.max())) <= 127:
         raise ImageError(
             f"{path} is no mask: its brightest value is {brightest}. Save defects as 255 and the rest as 0."
         )
-    return mask > 127
+    above: np.ndarray = mask > 127
+    return above
 
 
 def prepare_mask(mask: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """bool [h, w] at the frame's size to bool [height, width]: the pixel nearest to each new pixel's centre."""
     mask = np.ascontiguousarray(_crop(mask, preprocessing))
     size = (preprocessing.width, preprocessing.height)
-    return cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
+    resized: np.ndarray = cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return resized.view(bool)
 
 
 def _crop(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
