@@ -1,0 +1,1 @@
+"""Layers and exact rewrites that two systems share, and nothing else."""

@@ -1,0 +1,75 @@
+"""Checkpoints of a run (Orbax): the newest two, to resume from, and the best, which is shipped."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from train.loop import TrainState
+
+
+class Checkpoints:
+    """RUN/checkpoints. A checkpoint is written beside its place and renamed, so a killed run never leaves half of one."""
+
+    def __init__(self, folder: Path, monitor: str):
+        """`monitor` names the metric whose largest value makes the best checkpoint."""
+        self._monitor = monitor
+        policy = AnyPreservationPolicy(
+            [LatestN(2), BestN(get_metric_fn=lambda metrics: metrics[monitor], n=1, reverse=False)]
+        )
+        options = ocp.CheckpointManagerOptions(
+            best_fn=lambda metrics: metrics[monitor],
+            best_mode="max",
+            preservation_policy=policy,
+            enable_async_checkpointing=False,
+            step_prefix="step",
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def save(self, state: TrainState, metrics: dict[str, float], history: dict[str, Any]) -> None:
+        """Durable on return. `history` is what the loop remembers beside the state (JSON)."""
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(state=ocp.args.StandardSave(_storable(state)), history=ocp.args.JsonSave(history)),
+            metrics=metrics,
+        )
+
+    @property
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int | None:
+        return self._manager.best_step()
+
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """State and history of a step; `like` gives structure, shapes and dtypes."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(like))
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), history=ocp.args.JsonRestore()),
+        )
+        state = TrainState(**restored["state"])
+        return state._replace(key=jax.random.wrap_key_data(state.key)), restored["history"]
+
+    def metrics(self, step: int) -> dict[str, float]:
+        return dict(self._manager.metrics(step) or {})
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _storable(state: TrainState) -> dict[str, Any]:
+    """Typed keys as their raw numbers."""
+    return state._replace(key=jax.random.key_data(state.key))._asdict()

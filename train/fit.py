@@ -1,0 +1,243 @@
+"""Training a detector: images -> loop -> checkpoints -> thresholds. Reading `fit` alone shows all of it."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+from tensorboardX import SummaryWriter
+
+from train.checkpoint import Checkpoints
+from train.config import ConfigError, RunConfig, config_digest, dump_config, load_config
+from train.data.batches import fits, load_images, resident_batches, stacked, streamed_batches
+from train.data.folder import Dataset, Sample, digest
+from train.detectors import Detector
+from train.durable import write_text
+from train.fit_threshold import Thresholds
+from train.loop import TrainState, make_train_steps, mean_loss
+from train.optimizer import build_optimizer, build_plateau
+from train.progress import Work
+from train.provenance import describe
+from train.run import RunError, initial_state, open_run, preprocessing_of, write_held_out
+
+MIN_HELD_OUT = 4
+SPLIT_STREAM, VALIDATION_STREAM = 2, 3  # folded into the run's seed
+DIVERGED = 100.0  # an epoch's mean loss over the best epoch's
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no number any more, or has run away; the last good checkpoint is kept."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Good training images: trained on, and held out."""
+
+    train: tuple[Sample, ...]
+    held_out: tuple[Sample, ...]
+
+
+def split_good(samples: Sequence[Sample], fraction: float, seed: int) -> Split:
+    """Holds out a random `fraction`, at least four, never more than half."""
+    count = min(max(round(fraction * len(samples)), MIN_HELD_OUT), len(samples) // 2)
+    if count < MIN_HELD_OUT:
+        raise RunError(
+            f"{len(samples)} good images are too few to train on and to hold {MIN_HELD_OUT} out. Record more good parts."
+        )
+    order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(len(samples))
+    held_out = set(order[:count].tolist())
+    return Split(
+        tuple(sample for i, sample in enumerate(samples) if i not in held_out),
+        tuple(sample for i, sample in enumerate(samples) if i in held_out),
+    )
+
+
+def fit(
+    detector: Detector, config: RunConfig, dataset: Dataset, out: Path, *, product: str, resume: bool = False
+) -> Thresholds:
+    """Trains into the run folder `out` and fits the thresholds.
+
+    With `resume` a killed run goes on from its newest checkpoint and ends with the numbers of one that was never killed.
+    Raises RunError, ConfigError, TrainingDiverged.
+    """
+    _open_folder(detector, config, dataset, out, product=product, resume=resume)
+    split = split_good(dataset.train, config.validation_fraction, config.seed)
+    preprocessing = preprocessing_of(config)
+    names = [sample.path.relative_to(dataset.root).as_posix() for sample in split.held_out]
+    with Work("reading images", len(split.held_out) + len(split.train)) as work:
+        held_out = load_images([sample.path for sample in split.held_out], preprocessing, work.done)
+        resident = None
+        if fits(len(split.train), preprocessing, config.resident_limit_mb):
+            resident = load_images([sample.path for sample in split.train], preprocessing, work.done)
+    if not (out / "split.json").exists():
+        trained_on = [sample.path.relative_to(dataset.root).as_posix() for sample in split.train]
+        write_text(out / "split.json", json.dumps({"train": trained_on, "held_out": names}, indent=1))
+        write_held_out(out, held_out, names)
+    _train(detector, config, split.train, resident, held_out, out)
+    thresholds = open_run(out).fit_thresholds()
+    write_text(out / "thresholds.json", thresholds.model_dump_json(indent=2))
+    return thresholds
+
+
+def _open_folder(
+    detector: Detector, config: RunConfig, dataset: Dataset, out: Path, *, product: str, resume: bool
+) -> None:
+    """Starts a run folder, or checks that the one to resume is of the same settings and data."""
+    data_digest = digest(dataset)
+    if not (out / "config.yaml").exists():
+        if out.exists() and any(out.iterdir()):
+            raise RunError(f"{out} is not empty and is no run folder. Give --out a new folder.")
+        out.mkdir(parents=True, exist_ok=True)
+        device = jax.devices()[0]
+        provenance = {
+            "system": detector.name,
+            "config_digest": config_digest(config),
+            **describe(product, data_digest, f"{device.platform} {device.device_kind}"),
+        }
+        write_text(out / "provenance.json", json.dumps(provenance, indent=2))
+        header = [f"{detector.name}, settings as resolved", *(f"{k}: {v}" for k, v in provenance.items())]
+        write_text(out / "config.yaml", dump_config(config, header))
+        return
+    if not resume:
+        raise RunError(f"{out} holds a run already. Continue it with --resume, or give --out a new folder.")
+    try:
+        before = load_config(out / "config.yaml", detector.schema)
+        provenance = json.loads((out / "provenance.json").read_text())
+    except (ConfigError, OSError, json.JSONDecodeError) as error:
+        raise RunError(f"{out} can't be resumed: {error}") from None
+    for name in detector.schema.model_fields:
+        old, new = getattr(before, name), getattr(config, name)
+        if old != new:
+            raise RunError(
+                f"{out} was started with {name}: {old}, and is to go on with {name}: {new}. "
+                f"Resume with --config {out / 'config.yaml'}, or give --out a new folder."
+            )
+    if provenance.get("data_digest") != data_digest:
+        raise RunError(f"{out} was started on other images than {dataset.root} holds now. Give --out a new folder.")
+
+
+def _train(
+    detector: Detector,
+    config: RunConfig,
+    samples: Sequence[Sample],
+    resident: np.ndarray | None,
+    held_out: np.ndarray,
+    out: Path,
+) -> None:
+    graph, state = initial_state(detector, config)
+    history: dict[str, Any] = {"best_loss": math.inf}
+    on_cpu = jax.default_backend() == "cpu"
+    train_steps = make_train_steps(_loss_fn(detector, config, graph), build_optimizer(config), unroll=on_cpu)
+    validate = _validation(detector, config, graph, held_out)
+    plateau = build_plateau(config)
+    images = None if resident is None else jnp.asarray(resident)
+    total = config.epochs * config.steps_per_epoch
+    with Checkpoints(out / "checkpoints", detector.monitor) as checkpoints:
+        if checkpoints.latest is not None:
+            state, history = checkpoints.restore(checkpoints.latest, state)
+        start = int(state.step)
+        if start >= total:
+            return
+        with (
+            SummaryWriter(str(out / "events"), purge_step=start, flush_secs=10) as events,
+            Work("training", total, done=start) as work,
+        ):
+            for epoch in range(start // config.steps_per_epoch, config.epochs):
+                losses = []
+                chunks = stacked(_batches(config, samples, resident, epoch), _per_dispatch(config, on_cpu))
+                for batches in chunks:
+                    state, metrics = train_steps(state, batches, images)
+                    losses.append(np.asarray(metrics["loss"]))
+                    _check_finite(losses[-1], int(state.step), checkpoints, out)
+                    work.done(len(losses[-1]), f"loss {losses[-1][-1]:.5f}")
+                loss = float(np.mean(np.concatenate(losses)))
+                _check_divergence(loss, history["best_loss"], epoch, checkpoints, out)
+                figures = {"loss": loss, **validate(state, epoch)}
+                if config.schedule == "plateau":
+                    _, plateau_state = plateau.update({}, state.plateau, value=jnp.asarray(-figures[detector.monitor]))
+                    state = state._replace(plateau=plateau_state)
+                history = {"best_loss": min(loss, history["best_loss"])}
+                checkpoints.save(state, figures, history)
+                for name, value in figures.items():
+                    events.add_scalar(name, value, int(state.step))
+                events.add_scalar("learning_rate_factor", float(state.plateau.scale), int(state.step))
+                work.say(
+                    f"epoch {epoch + 1}/{config.epochs}: loss {loss:.5f}, held-out {detector.monitor} "
+                    f"{figures[detector.monitor]:.2f} {detector.monitor_unit}"
+                )
+
+
+def _loss_fn(detector: Detector, config: RunConfig, graph: nnx.GraphDef) -> Any:
+    def loss_fn(params: nnx.State, rest: nnx.State, images: Array, key: Array) -> Any:
+        model = nnx.merge(graph, params, rest, copy=True)
+        loss, metrics = mean_loss(*detector.loss(model, images, key, config))
+        return loss, (nnx.state(model, nnx.Not(nnx.Param)), metrics)
+
+    return loss_fn
+
+
+def _validation(detector: Detector, config: RunConfig, graph: nnx.GraphDef, held_out: np.ndarray) -> Any:
+    """(state, epoch) -> mean metrics of `validation_samples` corrupted held-out images, the same in a resumed run."""
+
+    @partial(jax.jit)
+    def validate_batch(params: nnx.State, rest: nnx.State, images: Array, key: Array) -> dict[str, Array]:
+        model = nnx.merge(graph, params, rest, copy=True)
+        model.eval()
+        return detector.validate(model, images, key, config)
+
+    def validate(state: TrainState, epoch: int) -> dict[str, float]:
+        root = jax.random.fold_in(jax.random.fold_in(state.key, VALIDATION_STREAM), epoch)
+        collected: dict[str, list[np.ndarray]] = {}
+        for batch in range(math.ceil(config.validation_samples / config.batch_size)):
+            index = np.arange(batch * config.batch_size, (batch + 1) * config.batch_size) % len(held_out)
+            metrics = validate_batch(state.params, state.rest, held_out[index], jax.random.fold_in(root, batch))
+            for name, values in metrics.items():
+                collected.setdefault(name, []).append(np.asarray(values))
+        return {name: float(np.mean(np.concatenate(values))) for name, values in collected.items()}
+
+    return validate
+
+
+def _batches(
+    config: RunConfig, samples: Sequence[Sample], resident: np.ndarray | None, epoch: int
+) -> Iterator[np.ndarray]:
+    start, stop = epoch * config.steps_per_epoch, (epoch + 1) * config.steps_per_epoch
+    if resident is not None:
+        return resident_batches(len(samples), config.seed, start=start, stop=stop, batch=config.batch_size)
+    paths = [sample.path for sample in samples]
+    return streamed_batches(
+        paths, preprocessing_of(config), config.seed, start=start, stop=stop, batch=config.batch_size
+    )
+
+
+def _per_dispatch(config: RunConfig, on_cpu: bool) -> int:
+    """The largest divisor of an epoch's steps up to what was asked for, so that one program serves the whole run."""
+    wanted = config.steps_per_dispatch or (1 if on_cpu else 25)
+    return max(k for k in range(1, min(wanted, config.steps_per_epoch) + 1) if config.steps_per_epoch % k == 0)
+
+
+def _check_finite(losses: np.ndarray, step: int, checkpoints: Checkpoints, out: Path) -> None:
+    if not np.isfinite(losses).all():
+        first = step - len(losses) + int(np.argmin(np.isfinite(losses)))
+        raise TrainingDiverged(f"The loss of step {first} is {losses[~np.isfinite(losses)][0]}. {_kept(checkpoints, out)}")
+
+
+def _check_divergence(loss: float, best: float, epoch: int, checkpoints: Checkpoints, out: Path) -> None:
+    if loss > DIVERGED * best:
+        raise TrainingDiverged(
+            f"The mean loss of epoch {epoch + 1} is {loss:.4g}, {loss / best:.0f} times that of the best epoch. "
+            f"{_kept(checkpoints, out)}"
+        )
+
+
+def _kept(checkpoints: Checkpoints, out: Path) -> str:
+    kept = f"The checkpoint of step {checkpoints.latest} is kept in {out}." if checkpoints.latest else "None was saved."
+    return f"{kept} Train a new run with a smaller learning_rate or with warmup_steps."

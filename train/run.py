@@ -1,0 +1,201 @@
+"""A run folder: what `fit` leaves behind and `evaluate` and `export` read.
+
+    config.yaml      every setting, as resolved; a --config file itself
+    provenance.json  versions, commit, command, data digest
+    split.json       which good images were trained on and which were held out
+    held_out.npz     the held-out images at model size: for thresholds, the golden set and the report
+    checkpoints/     Orbax: the newest two and the best
+    thresholds.json  fitted on the held-out images when training has ended
+    events/          TensorBoard
+    metrics.json, report.html   written by `evaluate`
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+from pydantic import ValidationError
+
+from edge_agent.preprocess import Preprocessing
+from train.checkpoint import Checkpoints
+from train.config import ConfigError, RunConfig, load_config
+from train.detectors import Detector, RawScores, find_detector
+from train.durable import write_file
+from train.fit_threshold import Thresholds, fit_thresholds
+from train.loop import TrainState
+from train.optimizer import build_optimizer, build_plateau
+from train.provenance import Value
+
+SCORE_BATCH = 8
+
+
+class RunError(RuntimeError):
+    """A run folder can't be used; the text says what is missing and what to do."""
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished training, its best checkpoint loaded."""
+
+    folder: Path
+    detector: Detector
+    config: RunConfig
+    step: int  # of the checkpoint
+    weights: Any  # of the scoring network
+    thresholds: Thresholds | None  # None until training has ended
+    provenance: dict[str, Value]
+
+    @property
+    def system(self) -> str:
+        return self.detector.name
+
+    @property
+    def product(self) -> str:
+        return str(self.provenance.get("product") or self.folder.name)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return preprocessing_of(self.config)
+
+    @property
+    def score_definition(self) -> str:
+        return self.detector.score_definition(self.config)
+
+    @property
+    def scoring_mode(self) -> str:
+        return self.detector.scoring_mode(self.config)
+
+    def score(self, images: UInt8[Array, "n h w 3"]) -> RawScores:
+        """Pure and traceable, the weights as constants: what `export` lowers."""
+        return self.detector.score(self.weights, images, self.config)
+
+    @cached_property
+    def _compiled(self) -> Callable[[Any, Array], RawScores]:
+        return jax.jit(partial(_score, self.detector, self.config))
+
+    def score_batch(
+        self, images: UInt8[np.ndarray, "n h w 3"]
+    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n h w"]]:
+        """Raw image scores and maps of any number of images; one compiled program per batch size."""
+        raw = self._compiled(self.weights, images)
+        return np.asarray(raw.image_score), np.asarray(raw.anomaly_map)
+
+    def fit_thresholds(self) -> Thresholds:
+        """On the run's held-out images."""
+        images, _ = read_held_out(self)
+        scores, maps = score_all(self.score_batch, images)
+        return fit_thresholds(
+            scores,
+            maps,
+            target_false_reject_rate=self.config.target_false_reject_rate,
+            pixel_quantile=self.config.pixel_quantile,
+        )
+
+
+def _score(detector: Detector, config: RunConfig, weights: Any, images: Array) -> RawScores:
+    return detector.score(weights, images, config)
+
+
+def score_all(
+    score_batch: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    images: UInt8[np.ndarray, "n h w 3"],
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n h w"]]:
+    """Scores in batches of one size and a last one."""
+    scores, maps = [], []
+    for start in range(0, len(images), SCORE_BATCH):
+        score, anomaly_map = score_batch(images[start : start + SCORE_BATCH])
+        scores.append(score)
+        maps.append(anomaly_map)
+        on_progress(len(score))
+    return np.concatenate(scores), np.concatenate(maps)
+
+
+def preprocessing_of(config: RunConfig) -> Preprocessing:
+    return Preprocessing(width=config.image_size, height=config.image_size, crop=config.crop)
+
+
+def initial_state(detector: Detector, config: RunConfig) -> tuple[nnx.GraphDef, TrainState]:
+    """Everything drawn from the run's seed."""
+    model = detector.build(config, nnx.Rngs(config.seed))
+    model.train()
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    state = TrainState(
+        step=jax.numpy.zeros((), jax.numpy.int32),
+        params=params,
+        rest=rest,
+        opt_state=build_optimizer(config).init(params),
+        plateau=build_plateau(config).init(params),
+        key=jax.random.key(config.seed),
+    )
+    return graph, state
+
+
+def open_run(folder: Path, overrides: Sequence[str] = ()) -> TrainedRun:
+    """The run's best checkpoint, ready to score.
+
+    `overrides` are key=value settings that do not change training, such as scoring=uncertainty; the thresholds are then
+    fitted anew on the held-out images. RunError says what is missing.
+    """
+    for name in ("config.yaml", "provenance.json", "held_out.npz", "checkpoints"):
+        if not (folder / name).exists():
+            raise RunError(f"{folder} is not a run folder: it has no {name}. Name the --out folder of `train fit`.")
+    try:
+        provenance = json.loads((folder / "provenance.json").read_text())
+        detector = find_detector(str(provenance["system"]))
+        config = load_config(folder / "config.yaml", detector.schema, overrides)
+        trained = load_config(folder / "config.yaml", detector.schema)
+    except (json.JSONDecodeError, KeyError, ConfigError) as error:
+        raise RunError(f"{folder} can't be read: {error}") from None
+    changed = {name for name in detector.schema.model_fields if getattr(config, name) != getattr(trained, name)}
+    if wrong := sorted(changed - detector.scoring_settings):
+        raise RunError(
+            f"--set {wrong[0]}: that was fixed when {folder} was trained. Of a trained run only "
+            f"{', '.join(sorted(detector.scoring_settings))} can be set; for the rest, `train fit` a new run."
+        )
+    graph, state = initial_state(detector, trained)
+    with Checkpoints(folder / "checkpoints", detector.monitor) as checkpoints:
+        if checkpoints.best is None:
+            raise RunError(f"{folder} has no checkpoint yet. Let `train fit --resume` finish it.")
+        step = checkpoints.best
+        state, _ = checkpoints.restore(step, state)
+    model = nnx.merge(graph, state.params, state.rest)
+    model.eval()
+    weights = jax.tree.map(jax.numpy.asarray, detector.fold(model, config))
+    run = TrainedRun(folder, detector, config, step, weights, _read_thresholds(folder), provenance)
+    if changed and run.thresholds is not None:
+        return TrainedRun(folder, detector, config, step, weights, run.fit_thresholds(), provenance)
+    return run
+
+
+def _read_thresholds(folder: Path) -> Thresholds | None:
+    path = folder / "thresholds.json"
+    if not path.exists():
+        return None
+    try:
+        return Thresholds.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise RunError(
+            f"{path} is damaged ({error.error_count()} problems). Delete it and run `train fit --resume`."
+        ) from None
+
+
+def write_held_out(folder: Path, images: UInt8[np.ndarray, "n h w 3"], names: Sequence[str]) -> None:
+    write_file(folder / "held_out.npz", lambda file: np.savez(file, images=images, names=np.array(names, np.str_)))
+
+
+def read_held_out(run: TrainedRun) -> tuple[UInt8[np.ndarray, "n h w 3"], tuple[str, ...]]:
+    """Held-out good training images at model size, and their names below the data folder."""
+    path = run.folder / "held_out.npz"
+    try:
+        with np.load(path, allow_pickle=False) as held_out:
+            return held_out["images"], tuple(map(str, held_out["names"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path} is damaged ({error}). Train the run again.") from None
