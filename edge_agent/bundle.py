@@ -65,8 +65,8 @@ class Limits(_Part):
     """How far an engine may differ from golden/; `engines/golden.py` measures it."""
 
     map_error: float = Field(ge=0)  # max |map - golden| over the range (max - min) of all golden maps
-    score_error: float = Field(ge=0)  # max |score - golden| over max(1, |golden|), normalised scores
-    verdict_flips: int = Field(ge=0)  # images on the other side of 1.0 than golden/ has them
+    score_error: float = Field(ge=0)  # max |score - golden| / max(1, golden), normalised; raw: over the largest golden
+    verdict_flips: int = Field(ge=0)  # images on the other side of 1.0 than golden/ has them, ties apart
 
 
 class Manifest(_Part):

@@ -1,4 +1,4 @@
-"""Where frames come from. A camera never skips: what it can't read is a Frame with an error, so that its part is `unknown`.
+"""Where frames come from. Nothing is skipped: what can't be read is a Frame with an error, and its part `unknown`.
 
 A frame that can't be read is one part's trouble; a camera that can give no frames is a CameraError.
 """
@@ -55,8 +55,8 @@ class FolderCamera:
     loop: how many times to go through the folder; 0 or True: for ever. The folder is listed anew for each round.
     interval_s: time from one frame to the next, as a line's cycle time; 0: as fast as frames are taken. A consumer that
     is slower delays the next frame, none is dropped, and the delay is not made up for in a burst.
-    A file that can't be read or vanishes is a Frame with an error. A folder that is missing, holds no images or runs dry
-    between two rounds is a CameraError. Hidden files and files whose suffix means no image are no parts.
+    A file that can't be read or vanishes is a Frame with an error. A folder that is missing, holds no images or runs
+    dry between two rounds is a CameraError. Hidden files and files whose suffix means no image are no parts.
     """
 
     def __init__(self, folder: Path, *, loop: int | bool = 1, interval_s: float = 0.0):
@@ -73,7 +73,8 @@ class FolderCamera:
             for path in self._list():
                 if self._closed.wait(max(0.0, due - time.monotonic())):
                     return
-                due = max(due + self._interval_s, time.monotonic())
+                now = time.monotonic()
+                due = (due if now < due + self._interval_s else now) + self._interval_s
                 yield self._frame(path)
             done += 1
 
@@ -90,18 +91,21 @@ class FolderCamera:
     def _list(self) -> list[Path]:
         if not self._folder.is_dir():
             raise CameraError(f"{self._folder} is not a folder. Give the folder of images that the camera replays.")
-        paths = [path for path in self._folder.rglob("*") if _is_part(path.relative_to(self._folder))]
+        try:
+            paths = sorted(_parts(self._folder))
+        except OSError as error:
+            raise CameraError(f"{error.filename} can't be listed ({error.strerror}). Check its permissions.") from error
         if not paths:
             raise CameraError(f"{self._folder} holds no images. Put PNG, JPEG, BMP, TIFF or WebP files there.")
-        return sorted(paths)
+        return paths
 
 
 class VideoFileCamera:
     """Plays a video file, each frame once. `loop` as FolderCamera has it.
 
-    A video that can't be opened or gives no frame is a CameraError. One that ends before the number of frames its header
-    announces, as a cut file does, ends with one Frame that says so; the header's number is an estimate in some formats,
-    so the missing frames are told, not made up. What the decoder conceals inside a frame can't be seen.
+    A video that can't be opened or gives no frame is a CameraError. One that ends before the number of frames its
+    header announces, as a cut file does, ends with one Frame that says so; the header's number is an estimate in some
+    formats, so the missing frames are told, not made up. What the decoder conceals inside a frame can't be seen.
     """
 
     def __init__(self, path: Path, *, loop: int | bool = 1):
@@ -163,11 +167,20 @@ def _rounds(loop: int | bool) -> int | None:
     """Rounds to play; None: without end."""
     if loop < 0:
         raise CameraError(f"loop is {loop}; give the number of rounds, or 0 (or true) to go on for ever.")
-    return None if loop is True or loop == 0 and loop is not False else max(1, int(loop))
+    if isinstance(loop, bool):
+        return None if loop else 1
+    return loop or None
 
 
-def _is_part(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
+def _parts(folder: Path) -> Iterator[Path]:
+    """The image files below `folder`, in no order; OSError for a folder that can't be listed."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _parts(path)
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            yield path
 
 
 def _read(video: Any) -> np.ndarray | None:

@@ -11,8 +11,8 @@ from edge_agent.preprocess import Preprocessing
 
 Verdict = Literal["pass", "reject", "unknown"]
 
-# Why a verdict is `unknown`; closed, subscribers may switch on it. The camera gives the first two, the pipeline the next
-# three, decide() the others.
+# Why a verdict is `unknown`; closed, subscribers may switch on it. The camera gives the first two, the pipeline the
+# next three, decide() the others.
 UnknownReason = Literal[
     "bad_frame",  # the camera gave a frame that can't be decoded
     "no_frame",  # the camera gave none where one was due

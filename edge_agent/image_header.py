@@ -1,8 +1,8 @@
 """What the header of an image file says, read before a single pixel is decoded.
 
-OpenCV decodes well but tells too little: it fills a truncated JPEG with grey, turns 16 bits into 8 and CMYK into some
-RGB, and takes the first frame of an animation, all without a word. So the few facts that decide whether a file may be
-decoded at all are read here, from its own bytes. `preprocess.py` is the public door to this module.
+OpenCV decodes well but tells too little: it turns 16 bits into 8 and CMYK into some RGB, takes the first frame of an
+animation, and a JPEG that was cut off decodes or not depending on how it is read. So the few facts that decide whether
+a file may be decoded at all are read here, from its own bytes. `preprocess.py` is the public door to this module.
 
 Sources: ITU-T T.81 annex B (JPEG), W3C PNG 3rd edition sections 5 and 11, TIFF 6.0 section 2, CIPA DC-008 (Exif
 orientation), Google's WebP container specification, Microsoft's BITMAPINFOHEADER.
@@ -67,7 +67,7 @@ def _problem(facts: ImageFacts, data: bytes, name: str) -> str | None:
     if facts.format is None:
         return f"{name} is not an image that can be read here. Use PNG, JPEG, BMP, TIFF or WebP."
     if facts.format not in READ_FORMATS:
-        return f"{name} is a {kind} file, which is not read here. Save it as PNG."
+        return f"{name} is in the format {kind}, which is not read here. Save it as PNG."
     if facts.truncated:
         return f"{name} is truncated: the {kind} data ends too early ({len(data)} bytes). Copy or record it again."
     if facts.damage:
@@ -152,7 +152,7 @@ def _bmp(data: bytes) -> ImageFacts:
     pixels_at, header_size, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", data, 10)
     facts = ImageFacts("bmp", abs(width), abs(height), 8, "palette" if bits <= 8 else "rgb")
     if header_size < 40 or bits not in (1, 4, 8, 24, 32) or compression not in (0, 3):
-        return replace(facts, damage=f"a BMP of {bits} bits per pixel, compression {compression}, is not read here")
+        return replace(facts, format="old, 16-bit or compressed bmp")
     row_bytes = (abs(width) * bits + 31) // 32 * 4
     return replace(facts, truncated=pixels_at + row_bytes * abs(height) > len(data))
 
@@ -163,7 +163,10 @@ def _tiff(data: bytes) -> ImageFacts:
     following, tags = _tiff_directory(data, None)
     if not {256, 257} <= tags.keys():
         return ImageFacts("tiff", truncated=True)
-    photometric, samples = tags.get(262, (2,))[0], tags.get(277, (1,))[0]
+    width, height, depth = tags[256][0], tags[257][0], max(tags.get(258, (1,)))
+    photometric, samples, compression = (
+        tags.get(tag, (default,))[0] for tag, default in ((262, 2), (277, 1), (259, 1))
+    )
     names: dict[int, Color] = {0: "grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "rgb"}
     frames = 1
     while following and frames < 100:  # a directory that points back at itself would go on for ever
@@ -171,17 +174,22 @@ def _tiff(data: bytes) -> ImageFacts:
         frames += 1
     starts, sizes = tags.get(273, tags.get(324, ())), tags.get(279, tags.get(325, ()))
     ends = [start + size for start, size in zip(starts, sizes, strict=False)]
+    needed = (width * depth * samples + 7) // 8 * height if compression == 1 else 1
     return ImageFacts(
-        "tiff",
-        tags[256][0],
-        tags[257][0],
-        max(tags.get(258, (1,))),
+        "tiff" if compression in _TIFF_COMPRESSIONS else f"tiff with compression {compression}",
+        width,
+        height,
+        depth,
         names.get(photometric, "other"),
         alpha=samples in (2, 4) and photometric != 5,
         orientation=_valid_orientation(tags),
         frames=frames,
-        truncated=not ends or max(ends) > len(data),
+        truncated=not ends or max(ends) > len(data) or sum(sizes) < needed,
     )
+
+
+# None, LZW, deflate, PackBits, deflate's old number. OpenCV gives a black image for those that it doesn't know.
+_TIFF_COMPRESSIONS = (1, 5, 8, 32773, 32946)
 
 
 def _webp(data: bytes) -> ImageFacts:
@@ -235,6 +243,10 @@ _PARSERS: tuple[tuple[bytes, Callable[[bytes], ImageFacts]], ...] = (
 )
 
 
+# width, height, bits, compression, photometric, strip offsets, orientation, samples, strip sizes, tile offsets, sizes
+_TIFF_TAGS = frozenset({256, 257, 258, 259, 262, 273, 274, 277, 279, 324, 325})
+
+
 def _orientation(exif: bytes) -> int:
     """Exif orientation of a TIFF-shaped block; 1 where it has none or can't be read, as OpenCV takes it."""
     try:
@@ -258,8 +270,8 @@ def _tiff_directory(data: bytes, at: int | None) -> tuple[int, dict[int, tuple[i
     for entry in range(at + 2, at + 2 + 12 * count, 12):
         tag, kind, n = struct.unpack_from(order + "HHI", data, entry)
         code, size = {1: ("B", 1), 3: ("H", 2), 4: ("I", 4)}.get(kind, ("", 0))
-        if not code or n == 0 or n * size > len(data):
-            continue
+        if tag not in _TIFF_TAGS or tag in tags or not code or n == 0 or n * size > len(data):
+            continue  # a tag once and the known ones only: thousands of large ones would take for ever
         values_at = entry + 8 if n * size <= 4 else struct.unpack_from(order + "I", data, entry + 8)[0]
         tags[tag] = struct.unpack_from(f"{order}{n}{code}", data, values_at)
     return struct.unpack_from(order + "I", data, at + 2 + 12 * count)[0], tags

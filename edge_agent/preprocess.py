@@ -60,8 +60,8 @@ def decode(data: bytes, name: str) -> np.ndarray:
 
     An alpha channel is dropped where it is opaque and refused where it isn't: what lies under a transparent pixel is
     not what its author saw. `name` is for the message. Raises ImageError for anything unreadable, truncated, over
-    MAX_PIXELS, deeper than 8 bits, in CMYK, or of several frames. Damage inside a JPEG's coded data can't be seen, for
-    JPEG has no checksum.
+    MAX_PIXELS, deeper than 8 bits, in CMYK, or of several frames. Damage inside a file of full length is seen in PNG,
+    which has checksums, but not in the pixels of JPEG, WebP, BMP and TIFF, which have none.
     """
     facts = inspect_image(data, name)
     if facts.problem:
@@ -99,11 +99,13 @@ def _imdecode(buffer: np.ndarray, flags: int) -> np.ndarray | None:
 def read_image(path: Path) -> np.ndarray:
     """uint8 [h, w, 3] RGB of a file, as `decode`. A file that can't be opened is an ImageError too."""
     try:
+        if not path.is_file():  # a pipe or a device would block, or never end
+            raise ImageError(f"{path} is missing or no plain file. Check that it still exists.")
         if (size := path.stat().st_size) > MAX_FILE_BYTES:
             raise ImageError(f"{path} has {size} bytes, more than the {MAX_FILE_BYTES} allowed. Scale the image down.")
         data = path.read_bytes()
     except OSError as error:
-        raise ImageError(f"{path} can't be opened ({error.strerror}). Check that it exists and may be read.") from error
+        raise ImageError(f"{path} can't be opened ({error.strerror}). Check its permissions.") from error
     return decode(data, str(path))
 
 

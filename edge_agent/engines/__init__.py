@@ -45,6 +45,8 @@ def open_engine(bundle: Bundle, kind: EngineKind = "onnxruntime", *, threads: in
 
         golden = read_golden(bundle)
         return ReplayEngine(Scores(golden.image_score, golden.anomaly_map, golden.raw_score))
+    if kind != "onnxruntime":
+        raise EngineError(f"{kind!r} is no engine of this release. Choose onnxruntime or replay.")
     from edge_agent.engines.onnxruntime import OnnxRuntimeEngine
 
     engine = OnnxRuntimeEngine(bundle.read(MODEL), threads=threads)
