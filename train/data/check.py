@@ -270,7 +270,7 @@ def _sizes(looks: list[Look]) -> Iterator[Finding]:
     yield Finding(
         "warning",
         odd.sample.path,
-        f"{len(others)} of {len(looks)} images are not {width} x {height} like the other {usual}; "
+        f"{usual} images are {width} x {height} and {len(others)} of another size; "
         f"{shown(odd.sample.path)} is {odd.width} x {odd.height}. {effect}: crop them to one shape, the "
         "one that the line's camera gives.",
         "sizes-differ",
