@@ -48,7 +48,13 @@ def make_train_steps(
             state = TrainState(state.step + 1, params, rest, opt_state, state.plateau, state.key)
             return state, {"loss": loss, **metrics}
 
-        return jax.lax.scan(update, state, batches, unroll=batches.shape[0] if unroll else 1)
+        if not unroll:
+            return jax.lax.scan(update, state, batches)
+        metrics = []
+        for batch in batches:  # `scan(unroll=True)` still leaves a loop of one turn
+            state, figures = update(state, batch)
+            metrics.append(figures)
+        return state, jax.tree.map(lambda *figures: jnp.stack(figures), *metrics)
 
     return train_steps
 

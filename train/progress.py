@@ -39,6 +39,14 @@ class Work:
             self._said = now
             self.say(f"{self._what} {self._done}/{self._total}, {self._remaining(now)} left{', ' + note if note else ''}")
 
+    def reached(self, done: int, total: int) -> None:
+        """The same for a callback that is told how far it has come, of how much."""
+        if total != self._total:
+            self._total = total
+            if self._bar is not None:
+                self._bar.update(self._task, total=total)
+        self.done(done - self._done)
+
     def say(self, line: str) -> None:
         """A line that stays."""
         (self._bar.console if self._bar is not None else self._console).print(

@@ -25,15 +25,18 @@ from pydantic import ValidationError
 
 from edge_agent.preprocess import Preprocessing
 from train.checkpoint import Checkpoints
-from train.config import ConfigError, RunConfig, load_config
+from train.config import ConfigError, RunConfig, config_digest, load_config
+from train.data.noise import corrupt
 from train.detectors import Detector, RawScores, find_detector
 from train.durable import write_file
+from train.evaluate import About, HeldOut
 from train.fit_threshold import Thresholds, fit_thresholds
 from train.loop import TrainState
 from train.optimizer import build_optimizer, build_plateau
-from train.provenance import Value
+from train.provenance import Value, versions
 
 SCORE_BATCH = 8
+STAIN_STREAM = 4  # folded into the run's seed
 
 
 class RunError(RuntimeError):
@@ -199,3 +202,25 @@ def read_held_out(run: TrainedRun) -> tuple[UInt8[np.ndarray, "n h w 3"], tuple[
             return held_out["images"], tuple(map(str, held_out["names"]))
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} is damaged ({error}). Train the run again.") from None
+
+
+def held_out_with_stains(run: TrainedRun) -> HeldOut:
+    """The held-out images, and each again with a stain drawn on it: what a set without defects is judged by."""
+    images, names = read_held_out(run)
+    key = jax.random.fold_in(jax.random.key(run.config.seed), STAIN_STREAM)
+    stained = corrupt(key, jax.numpy.asarray(images, jax.numpy.float32) / 255, "stain")
+    return HeldOut(images, names, np.asarray(jax.numpy.round(stained * 255), np.uint8))
+
+
+def thresholds_of(run: TrainedRun) -> Thresholds:
+    """The fitted thresholds, or a RunError where training has not ended."""
+    if run.thresholds is None:
+        raise RunError(f"{run.folder} has no thresholds yet: its training has not ended. Go on with `train fit --resume`.")
+    return run.thresholds
+
+
+def about(run: TrainedRun) -> About:
+    """What metrics.json says of the run."""
+    return About(
+        run.product, run.system, run.scoring_mode, run.config.seed, config_digest(run.config), versions()
+    )
