@@ -21,13 +21,12 @@ from edge_agent.preprocess import ImageError, Preprocessing, prepare, prepare_ma
 from train.data.folder import GOOD, DataError, Dataset, Sample, digest, shown
 from train.fit_threshold import Thresholds
 from train.metrics.aupro import FPR_LIMIT, aupro, count_regions
-from train.metrics.auroc import auroc, average_precision, f1_max, rank, roc_curve
+from train.metrics.auroc import Curve, auroc, average_precision, f1_max, rank, roc_curve
 from train.metrics.intervals import clopper_pearson
 
 # uint8 [n, h, w, 3] at model size to raw image scores [n] and raw anomaly maps [n, h, w]
 ScoreBatch = Callable[[np.ndarray], tuple[Any, Any]]
 Source = Literal["test", "held_out", "stained"]
-Curve = tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]
 
 STAIN = "stain (drawn)"  # the label of held-out images that a stain was drawn on
 ROC_POINTS = 2000  # of the pixel curve, which has as many corners as there are defective pixels
@@ -102,7 +101,7 @@ class Evaluation:
     about: About
     thresholds: Thresholds
     records: tuple[ImageRecord, ...]
-    image_roc: Curve | None  # false-positive and true-positive rate
+    image_roc: Curve | None
     pixel_roc: Curve | None
     anomaly_maps: Float[np.ndarray, "n h w"]  # raw, one for each record
     _samples: tuple[Sample, ...]
@@ -275,18 +274,18 @@ def _pixel_figures(
         "aupro_fpr_limit": FPR_LIMIT,
         "n_pixel_images": len(known) if curve else 0,
         "n_regions": count_regions(masks),
-    }, _thinned(*curve) if curve else None
+    }, _thinned(curve) if curve else None
 
 
-def _thinned(fpr: np.ndarray, tpr: np.ndarray) -> Curve:
+def _thinned(curve: Curve) -> Curve:
     """At most ROC_POINTS points, evenly along the curve's own length."""
-    along = np.concatenate([[0], np.cumsum(np.abs(np.diff(fpr)) + np.abs(np.diff(tpr)))])
-    keep = np.unique(np.searchsorted(along, np.linspace(0, along[-1], ROC_POINTS)).clip(max=fpr.size - 1))
-    return fpr[keep], tpr[keep]
+    along = np.concatenate([[0], np.cumsum(sum(np.abs(np.diff(rates)) for rates in curve))])
+    keep = np.unique(np.searchsorted(along, np.linspace(0, along[-1], ROC_POINTS)).clip(max=along.size - 1))
+    return Curve(curve.false_positive_rate[keep], curve.true_positive_rate[keep])
 
 
 def _threshold_figures(thresholds: Thresholds) -> dict[str, Any]:
-    fit = thresholds.model_dump()
+    fit = thresholds.model_dump(mode="json")
     return {"threshold": fit.pop("image"), "pixel_threshold": fit.pop("pixel"), "threshold_fit": fit}
 
 

@@ -34,6 +34,13 @@ class BestF1(NamedTuple):
     threshold: float
 
 
+class Curve(NamedTuple):
+    """Corners of an ROC curve; between two of them it is a straight line."""
+
+    false_positive_rate: Float[np.ndarray, " m"]
+    true_positive_rate: Float[np.ndarray, " m"]
+
+
 def rank(scores: Float[np.ndarray, "*shape"], positive: Bool[np.ndarray, "*shape"]) -> Ranking:
     """Ranks scores of any shape; `positive` marks those that ought to be high.
 
@@ -91,8 +98,8 @@ def f1_max(ranking: Ranking) -> BestF1 | None:
     return BestF1(float(f1[best]), float(ranking.threshold[best]))
 
 
-def roc_curve(ranking: Ranking) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]] | None:
-    """False-positive and true-positive rate from (0, 0) to (1, 1); None where a class is missing.
+def roc_curve(ranking: Ranking) -> Curve | None:
+    """The ROC curve from (0, 0) to (1, 1); None where a class is missing.
 
     All corners of the curve are in it, and the area under the straight lines between them is `auroc`.
     """
@@ -103,4 +110,4 @@ def roc_curve(ranking: Ranking) -> tuple[Float[np.ndarray, " m"], Float[np.ndarr
     true_positives = np.stack([before, ranking.true_positives], axis=1).ravel()
     fpr = np.concatenate([[0], false_positives, [ranking.n_negative]]) / ranking.n_negative
     tpr = np.concatenate([[0], true_positives, [ranking.n_positive]]) / ranking.n_positive
-    return fpr, tpr
+    return Curve(fpr, tpr)

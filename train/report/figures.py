@@ -14,7 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from train.evaluate import Curve
+from train.metrics.auroc import Curve
 
 # Matplotlib knows no CSS variables: figures are drawn in colours that stand for them and are swapped in the SVG.
 INK, MUTED, GRID, GOOD, BAD, PAPER = "#010203", "#010204", "#010205", "#010206", "#010207", "#010208"

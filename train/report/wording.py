@@ -147,6 +147,11 @@ def _doubt(metrics: Mapping[str, Any]) -> str | None:
             f"Defective parts score no higher than good ones (image AUROC {area:.3f}; 0.5 is guessing), so this "
             "detector doesn't see these defects, unless the folders of good and of defective parts are swapped."
         )
+    if metrics["n_defective"] and metrics["escape_rate_overall"] > 0.5:
+        return (
+            "More than half of the defective parts escape. Train longer, or try another detector or scoring, before "
+            "this one goes to the line."
+        )
     found = metrics["stain_detection_rate_held_out"]
     if not metrics["n_defective"] and found is not None and found < 0.5:
         return (
