@@ -1,0 +1,142 @@
+"""One run of the agent, from its configuration to its last word."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from queue import Queue
+from types import FrameType
+
+from edge_agent import __version__
+from edge_agent.bundle import Bundle, open_bundle
+from edge_agent.camera import Camera, FolderCamera, VideoFileCamera
+from edge_agent.config import AgentConfig, CameraConfig, FolderCameraConfig
+from edge_agent.connection import Connection, Will
+from edge_agent.engines import open_engine
+from edge_agent.engines.golden import check_golden
+from edge_agent.health import Tally
+from edge_agent.messages import Model, Origin, Result, Topics, encode
+from edge_agent.outbox import Outbox
+from edge_agent.pictures import Album
+from edge_agent.pipeline import QUEUED_VERDICTS, Decided, deliver, inspect, show
+from edge_agent.publisher import Publisher
+from edge_agent.stages import Wake, wake
+
+log = logging.getLogger(__name__)
+
+FIRST_CONNECTION_S = 2.0  # the camera waits so long for the broker, so that the first verdicts aren't "historical"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to."""
+
+    tally: Tally
+    delivered: int  # verdicts that the broker acknowledged
+    left: int  # messages that stay in the outbox
+    interrupted: bool
+    broker: str  # how the last connection stood, a sentence
+
+
+def open_camera(config: CameraConfig) -> Camera:
+    """CameraError where it can't be opened or has nothing to give."""
+    if isinstance(config, FolderCameraConfig):
+        return FolderCamera(config.path, loop=config.loop, interval_s=config.interval_s)
+    return VideoFileCamera(config.path, loop=config.loop)
+
+
+def run(config: AgentConfig, given: Callable[[Result], None], *, dry_run: bool = False) -> Summary:
+    """Inspect until the camera ends or the agent is told to stop (SIGINT, SIGTERM). `given` gets every durable verdict.
+
+    Raises ConfigError, BundleError, CameraError, EngineError, PictureError or OutboxError before the first part, and
+    StageError when a stage breaks down later.
+    """
+    config.mqtt.read_password()  # a missing file shows now, not at the first connection
+    bundle = open_bundle(config.bundle, public_key=config.public_key)
+    engine = open_engine(bundle, config.engine.kind, threads=config.engine.threads)
+    check_golden(engine, bundle)
+    camera = open_camera(config.cameras[config.camera])
+    maps = config.anomaly_maps
+    album = Album(maps.folder, maps.keep) if maps.folder is not None and not dry_run else None
+    preprocessing, tally = bundle.manifest.preprocessing, Tally()
+    decided: Queue[Decided | Wake | None] = Queue(QUEUED_VERDICTS)
+
+    def stop() -> None:
+        camera.close()
+        wake(decided)
+
+    with _stop_signals(stop) as stopping:
+        if dry_run:
+            last = partial(show, tally=tally, given=given)
+            inspect(
+                camera, engine, _origin(config, bundle, 1), preprocessing, decided, last, threshold=config.threshold
+            )
+            return Summary(tally, 0, 0, stopping.is_set(), "dry run")
+        outbox = Outbox(config.outbox.path, max_rows=config.outbox.max_rows, max_bytes=config.outbox.max_bytes)
+        origin = _origin(config, bundle, outbox.boot)
+        will = Will(origin.topics.of("state"), encode(origin.state("offline")))
+        connection = Connection(config.mqtt, config.client_id, will=will, wake=lambda: wake(decided))
+        publisher = Publisher(
+            outbox, connection, origin, window=config.mqtt.window, replay_per_s=config.mqtt.replay_per_s
+        )
+        connection.start(wait_s=FIRST_CONNECTION_S)
+        last_stage = partial(
+            deliver,
+            publisher=publisher,
+            origin=origin,
+            tally=tally,
+            given=given,
+            health_interval_s=config.health_interval_s,
+            drain_timeout_s=config.mqtt.drain_timeout_s,
+            stopping=stopping,
+        )
+        try:
+            inspect(
+                camera,
+                engine,
+                origin,
+                preprocessing,
+                decided,
+                last_stage,
+                threshold=config.threshold,
+                publish_maps=maps.publish,
+                album=album,
+            )
+        finally:
+            broker = connection.outcome.text
+            connection.close()
+            left = len(outbox)
+            outbox.close()
+            engine.close()
+    return Summary(tally, publisher.delivered, left, stopping.is_set(), broker)
+
+
+def _origin(config: AgentConfig, bundle: Bundle, boot: int) -> Origin:
+    manifest, tree = bundle.manifest, config.topic
+    model = Model(name=manifest.name, version=manifest.version, digest=bundle.digest, system=manifest.system)
+    topics = Topics(tree.prefix, tree.site, tree.line, tree.station, config.camera)
+    return Origin(config.device, config.camera, boot, topics, model, __version__)
+
+
+@contextmanager
+def _stop_signals(stop: Callable[[], None]) -> Iterator[threading.Event]:
+    """The first SIGINT or SIGTERM stops cleanly, the second one at once."""
+    stopping = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        stop()
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

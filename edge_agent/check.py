@@ -1,0 +1,133 @@
+"""What is wrong, and where: `edge_agent check` looks at everything that `run` needs, and changes nothing."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.agent import open_camera
+from edge_agent.bundle import Bundle, BundleError, open_bundle
+from edge_agent.camera import CameraError
+from edge_agent.config import AgentConfig, ConfigError, read_config
+from edge_agent.connection import probe
+from edge_agent.engines import EngineError, open_engine
+from edge_agent.engines.golden import check_golden
+from edge_agent.preprocess import ImageError, prepare
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. exit_code: 0 fine, 1 it failed, 2 what the user gave is wrong."""
+
+    subject: str
+    text: str
+    exit_code: int = 0
+
+
+def check(target: Path) -> Iterator[Finding]:
+    """Findings about a configuration file, or about a bundle where `target` is a folder; each as soon as known."""
+    if target.is_dir():
+        yield from check_bundle(lambda: open_bundle(target))
+        return
+    try:
+        config = read_config(target)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            yield Finding("config", line, 2)
+        return
+    yield Finding("config", f"{target} is valid")
+    bundle: list[Bundle] = []
+    yield from check_bundle(lambda: open_bundle(config.bundle, public_key=config.public_key), config, bundle)
+    yield _check_camera(config, bundle)
+    yield _check_outbox(config.outbox.path)
+    yield _check_broker(config)
+
+
+def check_bundle(
+    open_it: Callable[[], Bundle], config: AgentConfig | None = None, opened: list[Bundle] | None = None
+) -> Iterator[Finding]:
+    """Integrity, then the golden set on this device with the engine that the configuration names."""
+    try:
+        bundle = open_it()
+    except BundleError as error:
+        yield Finding("bundle", str(error), 2)
+        return
+    if opened is not None:
+        opened.append(bundle)
+    manifest = bundle.manifest
+    yield Finding("bundle", f"{bundle.folder} is whole: {manifest.name} version {manifest.version} ({manifest.system})")
+    try:
+        engine = open_engine(
+            bundle,
+            config.engine.kind if config else "onnxruntime",
+            threads=config.engine.threads if config else None,
+        )
+        result = check_golden(engine, bundle)
+        engine.close()
+    except BundleError as error:
+        yield Finding("golden set", str(error), 2)
+    except EngineError as error:
+        yield Finding("golden set", str(error), 1)
+    else:
+        yield Finding(
+            "golden set",
+            f"{engine.name} agrees on {result.n} images (map error {result.map_error:.1e}, "
+            f"score error {result.score_error:.1e}, {result.verdict_flips} verdict flips)",
+        )
+
+
+def _check_camera(config: AgentConfig, bundle: list[Bundle]) -> Finding:
+    subject = f"camera {config.camera}"
+    try:
+        camera = open_camera(config.cameras[config.camera])
+    except CameraError as error:
+        return Finding(subject, str(error), 2)
+    try:
+        frame = next(iter(camera.frames()))
+    except CameraError as error:
+        return Finding(subject, str(error), 1)
+    finally:
+        camera.close()
+    if frame.image is None:
+        return Finding(subject, f"The first frame can't be used: {frame.error}", 1)
+    height, width = frame.image.shape[:2]
+    if bundle:
+        try:
+            prepare(frame.image, bundle[0].manifest.preprocessing)
+        except ImageError as error:
+            return Finding(subject, str(error), 2)
+    return Finding(subject, f"gives frames of {width} x {height} pixels")
+
+
+def _check_outbox(path: Path) -> Finding:
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        text = f"{folder} can't be written. Give the agent's user the right to, or set outbox.path to another folder."
+        return Finding("outbox", text, 1)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        return Finding("outbox", f"{folder} can't be written ({error.strerror}). Make room, or set outbox.path.", 1)
+    if path.is_dir():
+        return Finding("outbox", f"{path} is a folder. outbox.path is a file, which the agent makes.", 2)
+    if path.exists() and not _is_database(path):
+        return Finding("outbox", f"{path} is not an outbox. The agent would set it aside; give another outbox.path.", 2)
+    return Finding("outbox", f"{folder} can be written")
+
+
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(16) in (b"SQLite format 3\0", b"")
+
+
+def _check_broker(config: AgentConfig) -> Finding:
+    outcome = probe(config.mqtt, config.client_id)
+    where = f"{config.mqtt.host}:{config.mqtt.port}"
+    if outcome.status == "connected":
+        return Finding("broker", f"{where} accepts the login, MQTT {config.mqtt.version}")
+    code = 1 if outcome.status in ("unreachable", "connecting") else 2
+    return Finding("broker", outcome.text, code)

@@ -1,0 +1,373 @@
+"""The agent's one YAML file: what it may say, and an answer with file, line and nearest setting to everything else.
+
+`{ENV_VAR}` in a value is replaced by the environment variable of that name. Relative paths start at the file's folder.
+"""
+
+import difflib
+import os
+import re
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+Location = tuple[str | int, ...]
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; one line per finding says file, line, what was found and what would be right."""
+
+
+def _from_config_folder(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder")
+    return path if folder is None else folder / path.expanduser()
+
+
+ConfigPath = Annotated[Path, AfterValidator(_from_config_folder)]
+# One level of an MQTT topic, and part of the ids: never `+`, `/`, `#`, a space or a dot.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
+
+
+class Settings(BaseModel):
+    """A section of the file. Unknown settings are errors; pydantic repeats no value in its own (it may be a secret)."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, revalidate_instances="always", hide_input_in_errors=True
+    )
+
+
+class TopicConfig(Settings):
+    """Where this agent publishes: `prefix/v1/site/line/station/CAMERA/{result,state,...}`."""
+
+    prefix: Name = "faultline"
+    site: Name
+    line: Name
+    station: Name
+
+
+def _rounds(value: Any) -> Any:
+    if isinstance(value, bool) or (isinstance(value, int) and value >= 0):
+        return value
+    raise ValueError("give the number of rounds, or true to go on for ever")
+
+
+Rounds = Annotated[bool | int, BeforeValidator(_rounds)]
+
+
+class FolderCameraConfig(Settings):
+    """A camera that replays the pictures of a folder, in the order of their names."""
+
+    kind: Literal["folder"]
+    path: ConfigPath
+    loop: Rounds = 1  # how many times through the folder; true: for ever
+    interval_s: float = Field(default=0.0, ge=0.0)  # from part to part; 0: as fast as the engine goes
+
+
+class VideoCameraConfig(Settings):
+    """A camera that replays a video file, frame by frame."""
+
+    kind: Literal["video"]
+    path: ConfigPath
+    loop: Rounds = 1
+
+
+CameraConfig = Annotated[FolderCameraConfig | VideoCameraConfig, Field(discriminator="kind")]
+
+
+class EngineConfig(Settings):
+    """What runs the bundle's graph."""
+
+    kind: Literal["onnxruntime", "replay"] = "onnxruntime"  # replay: the golden set's recorded scores in turn
+    threads: int | None = Field(default=None, ge=1)  # None: as many as the machine has cores
+
+
+class TlsConfig(Settings):
+    """An encrypted connection; an empty section (`tls: {}`) trusts the system's certificate authorities."""
+
+    ca_file: ConfigPath | None = None
+    certificate_file: ConfigPath | None = None  # this device's own certificate, where the broker asks for one
+    key_file: ConfigPath | None = None
+
+    @model_validator(mode="after")
+    def _certificate_has_key(self) -> "TlsConfig":
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file belong together: give both or neither")
+        return self
+
+
+class MqttConfig(Settings):
+    """The broker, the login, and how hard the agent leans on them."""
+
+    host: str = Field(min_length=1)
+    port: int = Field(default=1883, ge=1, le=65535)
+    username: str | None = None
+    password: SecretStr | None = None  # for "{ENV_VAR}"; a password_file keeps it out of the environment too
+    password_file: ConfigPath | None = None
+    tls: TlsConfig | None = None
+    client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=128)] | None = None
+    version: Annotated[Literal["3.1.1", "5"], BeforeValidator(str)] = "3.1.1"
+    keepalive_s: int = Field(default=30, ge=3, le=3600)
+    reconnect_min_s: float = Field(default=1.0, gt=0.0)
+    reconnect_max_s: float = Field(default=30.0, gt=0.0)
+    window: int = Field(default=64, ge=2, le=1000)  # messages on their way to the broker at one time
+    replay_per_s: float = Field(default=200.0, gt=0.0)  # the backlog after an outage is sent no faster
+    drain_timeout_s: float = Field(default=30.0, ge=0.0)  # wait for the broker when a finite camera has ended
+
+    @model_validator(mode="after")
+    def _login_is_whole(self) -> "MqttConfig":
+        if self.password is not None and self.password_file is not None:
+            raise ValueError("give password or password_file, not both")
+        if self.username is None and (self.password is not None or self.password_file is not None):
+            raise ValueError("a password needs a username beside it")
+        if self.reconnect_max_s < self.reconnect_min_s:
+            raise ValueError("reconnect_max_s is below reconnect_min_s")
+        return self
+
+    def read_password(self) -> SecretStr | None:
+        """The password; from password_file at every connection, so that it can be changed while the agent runs."""
+        if self.password_file is None:
+            return self.password
+        try:
+            return SecretStr(self.password_file.read_text(encoding="utf-8").rstrip("\r\n"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ConfigError(
+                f"mqtt.password_file: {self.password_file} can't be read ({reason}). "
+                "Write the password into that file, readable by the agent's user only."
+            ) from None
+
+
+class OutboxConfig(Settings):
+    """Verdicts on disk until the broker has acknowledged them."""
+
+    path: ConfigPath = Path("outbox.db")
+    max_rows: int = Field(default=200_000, ge=100)
+    max_bytes: int = Field(default=512 * 1024**2, ge=1024**2)
+
+
+class AnomalyMapConfig(Settings):
+    """What happens to the anomaly maps of rejected parts."""
+
+    publish: bool = True  # as PNG on their own topic
+    folder: ConfigPath | None = None  # save a picture of each reject here
+    keep: int = Field(default=1000, ge=1)  # the newest so many pictures stay in the folder
+
+
+class AgentConfig(Settings):
+    """The whole file."""
+
+    device: Name
+    bundle: ConfigPath
+    public_key: ConfigPath | None = None  # refuse bundles that this Ed25519 key hasn't signed
+    topic: TopicConfig
+    cameras: dict[Name, CameraConfig] = Field(min_length=1, max_length=1)
+    engine: EngineConfig = EngineConfig()
+    threshold: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)  # a score above it is a reject; 1.0: as fitted
+    mqtt: MqttConfig
+    outbox: OutboxConfig = OutboxConfig()
+    anomaly_maps: AnomalyMapConfig = AnomalyMapConfig()
+    health_interval_s: float = Field(default=10.0, gt=0.0)
+
+    @property
+    def camera(self) -> str:
+        """The name of the one camera."""
+        return next(iter(self.cameras))
+
+    @property
+    def client_id(self) -> str:
+        """What the broker knows this agent by."""
+        return self.mqtt.client_id or f"{self.topic.prefix}-{self.topic.station}-{self.device}-{self.camera}"
+
+
+def read_config(path: Path) -> AgentConfig:
+    """Read and check the agent's file. Raises ConfigError that lists everything found wrong, not only the first."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{path} can't be read: {reason}. Copy configs/agent/line.yaml and edit it.") from None
+    document = Document(path, text)
+    problems, config = document.problems, None
+    if document.value is not None:
+        try:
+            config = AgentConfig.model_validate(document.value, context={"folder": path.parent})
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_context=False)
+            problems = [*problems, *(explain(document, AgentConfig, detail) for detail in found)]
+    if problems or config is None:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+class Document:
+    """A YAML file as plain values, with the line of every setting and the problems met while reading it."""
+
+    def __init__(self, path: Path, text: str):
+        self.path = path
+        self.value: Any = None  # where the file isn't even YAML
+        self.problems: list[str] = []
+        self.lines: dict[Location, int] = {(): 1}
+        self.as_written: dict[Location, str] = {}  # values with an {ENV_VAR} in them: what errors show
+        self._scalars = yaml.constructor.SafeConstructor()
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            if not isinstance(node, yaml.MappingNode):
+                what = "is empty" if node is None else "is not a list of `setting: value` lines"
+                self.problems.append(f"{path}:1: the file {what}. Copy configs/agent/line.yaml and edit it.")
+                return
+            self.value = self._read(node, (), ())
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = 1 if mark is None else mark.line + 1
+            problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it can't be parsed"
+            self.problems.append(f"{path}:{line}: not valid YAML: {problem}. Look at this line and the one above it.")
+
+    def line(self, where: Location) -> int:
+        """The line of a setting, or of the nearest section around it."""
+        while where not in self.lines:
+            where = where[:-1]
+        return self.lines[where]
+
+    def _read(self, node: yaml.Node, where: Location, around: tuple[yaml.Node, ...]) -> Any:
+        if node in around:
+            raise yaml.MarkedYAMLError(problem="the alias contains itself", problem_mark=node.start_mark)
+        around = (*around, node)
+        self.lines.setdefault(where, node.start_mark.line + 1)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._read(item, (*where, index), around) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            if (unquoted := _unquoted_variable(node)) is not None:
+                return self._substitute(unquoted, where)
+            section: dict[str, Any] = {}
+            for key, value in node.value:
+                name = key.value if isinstance(key, yaml.ScalarNode) else "a list or section"
+                here = (*where, name)
+                line = key.start_mark.line + 1
+                if name in section:
+                    first = self.lines[here]
+                    self.problems.append(
+                        f"{self.path}:{line}: {dotted(here)} is set twice, first in line {first}. Keep one."
+                    )
+                else:
+                    self.lines[here] = line
+                section[name] = self._read(value, here, around)
+            return section
+        value = self._scalars.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        return self._substitute(value, where) if isinstance(value, str) else value
+
+    def _substitute(self, text: str, where: Location) -> str:
+        def value_of(match: re.Match[str]) -> str:
+            self.as_written[where] = text
+            value = os.environ.get(match[1])
+            if value is None:
+                self.problems.append(
+                    f"{self.path}:{self.line(where)}: {dotted(where)} uses the environment variable {match[1]}, "
+                    "which is not set. Set it where the agent is started."
+                )
+            return value or ""
+
+        return re.sub(r"\{([A-Z][A-Z0-9_]*)\}", value_of, text)
+
+
+def _unquoted_variable(node: yaml.MappingNode) -> str | None:
+    """`password: {MQTT_PASSWORD}` without quotes is a mapping to YAML; what is meant is plain."""
+    if not node.flow_style or len(node.value) != 1:
+        return None
+    key, value = node.value[0]
+    empty = isinstance(value, yaml.ScalarNode) and value.value == ""
+    is_name = isinstance(key, yaml.ScalarNode) and re.fullmatch(r"[A-Z][A-Z0-9_]*", key.value) is not None
+    return "{" + key.value + "}" if empty and is_name else None
+
+
+def dotted(where: Location) -> str:
+    return ".".join(map(str, where))
+
+
+def explain(document: Document, schema: type[BaseModel], error: ErrorDetails) -> str:
+    """One finding of pydantic as one line: `agent.yaml:12: mqtt.prot is not a setting. Did you mean port?`"""
+    where, found = _locate(document.value, error["loc"])
+    start = f"{document.path}:{document.line(where)}: {dotted(where) or 'the file'}"
+    if error["type"] == "extra_forbidden":
+        known = _settings_at(schema, error["loc"][:-1])
+        near = difflib.get_close_matches(str(where[-1]), known, n=1)
+        return f"{start} is not a setting." + (
+            f" Did you mean {near[0]}?" if near else f" Settings here: {', '.join(known)}."
+        )
+    if error["type"] == "missing":
+        return f"{start} is missing. Add it; configs/agent/line.yaml shows what it means."
+    if error["type"] == "union_tag_not_found":
+        return f"{start}.kind is missing. Set it to folder or video."
+    if where[:-1] == ("cameras",) and error["type"] == "string_pattern_mismatch":
+        return f"{start}: the camera's name may hold letters, digits, _ and - only; it becomes part of the topic."
+    if where == ("cameras",) and error["type"] in ("too_long", "too_short"):
+        return f"{start} has {len(found)} cameras, and this agent inspects with one. Start one agent per camera."
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "string_pattern_mismatch":
+        message = "It may hold letters, digits, _ and - only; it becomes part of the topic"
+    message = message[0].upper() + message[1:] + "."
+    if error["type"] in ("model_type", "dict_type"):
+        message = "It is a section: settings on the lines below, further to the right."
+    if "password" in str(where[-1:]) or (isinstance(found, dict) and error["type"] == "value_error"):
+        return f"{start}: {message}"
+    return f"{start} is {_shown(found, document.as_written.get(where))}. {message}"
+
+
+def _shown(found: Any, as_written: str | None) -> str:
+    if isinstance(found, dict | list):
+        return "a section" if isinstance(found, dict) else "a list"
+    return "empty" if found is None else repr(as_written or found)
+
+
+def _locate(value: Any, loc: Location) -> tuple[Location, Any]:
+    """pydantic's location without the tags of unions, which are no settings, and the value found there."""
+    where: Location = ()
+    for index, part in enumerate(loc):
+        inside = part in value if isinstance(value, dict) else isinstance(value, list) and isinstance(part, int)
+        if inside:
+            value = value[part]  # type: ignore[index]
+            where = (*where, part)
+        elif index == len(loc) - 1 and part != "[key]" and isinstance(value, dict):
+            return (*where, part), None
+    return where, value
+
+
+def _settings_at(schema: Any, loc: Location) -> list[str]:
+    """The names of the settings that the section at pydantic's location has."""
+    options = list(_models(schema))
+    for part in loc:
+        inner = [annotation for option in options for annotation in _inside(option, part)]
+        options = [model for annotation in inner for model in _models(annotation)] or options
+    return [name for option in options for name in getattr(option, "model_fields", ())]
+
+
+def _models(annotation: Any) -> Iterator[Any]:
+    """The sections that an annotation allows: models, and dicts of named models."""
+    if get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        yield annotation
+    elif get_origin(annotation) in (Union, types.UnionType, Annotated):
+        for option in get_args(annotation):
+            yield from _models(option)
+
+
+def _inside(option: Any, part: str | int) -> Iterator[Any]:
+    if get_origin(option) is dict:
+        yield get_args(option)[1]
+    elif part in option.model_fields:
+        yield option.model_fields[part].annotation
+    elif "kind" in option.model_fields and part in get_args(option.model_fields["kind"].annotation):
+        yield option

@@ -1,0 +1,248 @@
+"""Sessions with the broker, one after the other, for ever.
+
+Each session is a fresh MQTT client that remembers nothing: what must survive an outage is in the outbox alone.
+"""
+
+import logging
+import random
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from edge_agent.config import ConfigError, MqttConfig
+
+log = logging.getLogger(__name__)
+
+CONNACK_TIMEOUT_S = 10.0
+STABLE_S = 10.0  # a session that lasted so long ends an outage; shorter ones keep the back-off growing
+
+Status = Literal["connecting", "connected", "refused", "certificate", "unreachable"]
+
+
+class Outcome(NamedTuple):
+    """How an attempt to connect ended; `text` is a sentence."""
+
+    status: Status
+    text: str
+
+
+class Acknowledged(NamedTuple):
+    """The broker's answer to one message: taken, or why not (MQTT 5 only)."""
+
+    mid: int
+    refused: str | None
+
+
+class Will(NamedTuple):
+    """What the broker publishes, retained, when the agent vanishes without a goodbye."""
+
+    topic: str
+    payload: bytes
+
+
+class Session:
+    """One connection, from the broker's consent to its end. `publish` is called by one thread only."""
+
+    def __init__(self, client: mqtt.Client, version: str):
+        self._client = client
+        self._version = version
+        self.acknowledged: deque[Acknowledged] = deque()  # filled by the network thread
+
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, content_type: str = "application/json"
+    ) -> int:
+        """Hand over at QoS 1 without waiting; the value is the message id that its Acknowledged will carry."""
+        properties = None
+        if self._version == "5":
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.ContentType = content_type
+        return self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
+
+
+class Connection:
+    """Keeps a session open; reconnects with exponential back-off and jitter, and logs once per outage.
+
+    wake: called from other threads, must return at once, whenever `session` or its `acknowledged` has changed.
+    """
+
+    def __init__(self, config: MqttConfig, client_id: str, *, will: Will | None, wake: Callable[[], None]):
+        self._config, self._client_id, self._will, self._wake = config, client_id, will, wake
+        self.session: Session | None = None
+        self.outcome = Outcome("connecting", f"connecting to {config.host}:{config.port}")
+        self._attempted = threading.Event()
+        self._closing = threading.Event()
+        self._lost = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="connection", daemon=True)
+
+    def start(self, wait_s: float = 0.0) -> None:
+        """Begin to connect; return after the first attempt has ended, or after `wait_s`."""
+        self._thread.start()
+        self._attempted.wait(wait_s)
+
+    def attempt(self) -> Outcome:
+        """Connect once, say how it went, and part again."""
+        try:
+            client, answers = self._client()
+        except ConfigError as error:
+            return Outcome("refused", str(error))
+        outcome = self._open(client, answers)
+        client.disconnect()
+        client.loop_stop()
+        return outcome
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Say goodbye where there is a session, so that the broker forgets the will, and end."""
+        self._closing.set()
+        self._lost.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        attempt = 0
+        while not self._closing.is_set():
+            started = time.monotonic()
+            outcome = self._hold_session()
+            if time.monotonic() - started > STABLE_S:
+                attempt = 0
+            self._note(outcome)
+            limit = min(self._config.reconnect_max_s, self._config.reconnect_min_s * 2.0 ** min(attempt, 30))
+            attempt += 1
+            self._closing.wait(random.uniform(0.5, 1.0) * limit)
+
+    def _hold_session(self) -> Outcome:
+        """Connect, stay until the connection ends, and say how it ended or why it never began."""
+        try:
+            client, answers = self._client()
+        except ConfigError as error:
+            return Outcome("refused", str(error))
+        self._lost = threading.Event()
+        if self._closing.is_set():
+            return self.outcome
+        outcome = self._open(client, answers)
+        if outcome.status == "connected":
+            session = Session(client, self._config.version)
+            client.on_publish = self._on_publish(session)
+            self._note(outcome)
+            self.session = session
+            self._wake()
+            self._lost.wait()
+            self.session = None
+            self._wake()
+            outcome = Outcome("unreachable", f"The connection to {self._where} was lost.")
+        client.disconnect()
+        client.loop_stop()
+        return outcome
+
+    @property
+    def _where(self) -> str:
+        return f"the broker {self._config.host}:{self._config.port}"
+
+    def _open(self, client: mqtt.Client, answers: "deque[Any]") -> Outcome:
+        """Ask for a connection and wait for the broker's answer."""
+        arrived = threading.Event()
+
+        def on_connect(client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+            answers.append(reason)
+            arrived.set()
+
+        def on_disconnect(client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+            arrived.set()
+            self._lost.set()
+
+        client.on_connect, client.on_disconnect = on_connect, on_disconnect
+        try:
+            # paho notices a dead peer after twice its keep-alive; ours is a promise of 1.5 times
+            client.connect(self._config.host, self._config.port, max(2, self._config.keepalive_s * 2 // 3))
+        except ssl.SSLError as error:
+            reason = getattr(error, "verify_message", "") or error.reason or str(error)
+            return Outcome(
+                "certificate",
+                f"No encrypted connection to {self._where}: {reason}. "
+                "Check mqtt.tls.ca_file, and that the broker's certificate names this host and hasn't expired.",
+            )
+        except OSError as error:
+            return Outcome(
+                "unreachable",
+                f"{self._where[0].upper()}{self._where[1:]} can't be reached ({error.strerror or error}). "
+                "Check mqtt.host and mqtt.port, the network, and that the broker runs.",
+            )
+        client.loop_start()
+        arrived.wait(CONNACK_TIMEOUT_S)
+        if not answers:
+            return Outcome(
+                "unreachable",
+                f"{self._where[0].upper()}{self._where[1:]} takes connections but doesn't answer as an MQTT broker. "
+                "Check mqtt.port, and mqtt.tls where the port wants encryption.",
+            )
+        if answers[0].is_failure:
+            return Outcome("refused", f"The broker refuses the login: {_refusal(str(answers[0]), self._config)}")
+        return Outcome("connected", f"connected to {self._where}")
+
+    def _client(self) -> "tuple[mqtt.Client, deque[Any]]":
+        config = self._config
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            protocol=mqtt.MQTTv5 if config.version == "5" else mqtt.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        client.max_inflight_messages_set(config.window + 16)  # the publisher keeps to the window; this is no second one
+        if config.username is not None:
+            password = config.read_password()
+            client.username_pw_set(config.username, password.get_secret_value() if password else None)
+        if config.tls is not None:
+            tls = config.tls
+            try:
+                client.tls_set(
+                    ca_certs=str(tls.ca_file) if tls.ca_file else None,
+                    certfile=str(tls.certificate_file) if tls.certificate_file else None,
+                    keyfile=str(tls.key_file) if tls.key_file else None,
+                )
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"mqtt.tls: the certificate files can't be read ({error}). Give PEM files that exist."
+                ) from None
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
+        return client, deque()
+
+    def _on_publish(self, session: Session) -> Callable[..., None]:
+        def on_publish(client: mqtt.Client, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
+            session.acknowledged.append(Acknowledged(mid, str(reason) if reason.is_failure else None))
+            self._wake()
+
+        return on_publish
+
+    def _note(self, outcome: Outcome) -> None:
+        """Log what is new: one line when an outage begins or changes its nature, one when it is over."""
+        before, self.outcome = self.outcome.status, outcome
+        self._attempted.set()
+        if self._closing.is_set() or outcome.status == before:
+            return
+        if outcome.status == "connected":
+            log.info("%s", outcome.text[0].upper() + outcome.text[1:] + ".")
+        elif outcome.status == "unreachable":
+            log.warning("%s Verdicts wait in the outbox; trying again until it is back.", outcome.text)
+        else:
+            log.error("%s Verdicts wait in the outbox; trying again until it is put right.", outcome.text)
+
+
+def probe(config: MqttConfig, client_id: str) -> Outcome:
+    """One attempt under another client id, so that a running agent keeps its session; nothing is published."""
+    return Connection(config, f"{client_id}-check", will=None, wake=lambda: None).attempt()
+
+
+def _refusal(reason: str, config: MqttConfig) -> str:
+    if reason in ("Bad user name or password", "Not authorized"):
+        who = f"user {config.username}" if config.username else "no username was given"
+        return f"{reason} ({who}). Check mqtt.username and mqtt.password_file, and the broker's list of users."
+    if reason == "Unsupported protocol version":
+        return f"{reason}. Set mqtt.version to the version that the broker speaks (3.1.1 or 5)."
+    return f"{reason}. The broker's own log says more."

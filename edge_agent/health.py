@@ -1,0 +1,48 @@
+"""What the agent has done since its start: for the health message and for the summary at the end."""
+
+import time
+from collections import Counter
+
+from edge_agent import clock
+from edge_agent.messages import Health, Origin, Result, Verdict
+from edge_agent.outbox import Outbox
+
+
+class Tally:
+    """Counts given verdicts. One thread counts; others may read."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self.verdicts: Counter[Verdict] = Counter()
+        self._latencies_ms: list[float] = []  # since the last health message
+
+    def count(self, result: Result) -> None:
+        self.verdicts[result.verdict] += 1
+        self._latencies_ms.append(result.latency_ms)
+
+    @property
+    def parts(self) -> int:
+        return sum(self.verdicts.values())
+
+    @property
+    def uptime_s(self) -> float:
+        return time.monotonic() - self._started
+
+    def health(self, origin: Origin, outbox: Outbox) -> Health:
+        """The state of things now; latencies start anew with each call."""
+        latencies, self._latencies_ms = self._latencies_ms, []
+        return Health(
+            **origin.ids(),
+            ts=clock.now(),
+            uptime_s=round(self.uptime_s, 3),
+            passed=self.verdicts["pass"],
+            rejected=self.verdicts["reject"],
+            unknown=self.verdicts["unknown"],
+            latency_mean_ms=round(sum(latencies) / len(latencies), 3) if latencies else None,
+            latency_max_ms=max(latencies) if latencies else None,
+            outbox_rows=len(outbox),
+            outbox_size_bytes=outbox.size_bytes,
+            evicted_results=outbox.evicted.results,
+            evicted_images=outbox.evicted.images,
+            time_sync=clock.time_sync(),
+        )

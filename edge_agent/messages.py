@@ -1,0 +1,187 @@
+"""What the agent says on MQTT: topics and payloads. docs/messages.md describes them; docs/schema/ is made from here."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edge_agent import clock
+from edge_agent.decision import UnknownReason, Verdict
+
+Leaf = Literal["result", "state", "health", "event", "anomaly_map"]
+
+EventName = Literal["outbox_evicted", "outbox_replaced"]
+Severity = Literal["warning", "alarm"]
+
+SCHEMA_VERSION: Literal["1.0"] = "1.0"
+
+
+class TopicError(ValueError):
+    """A name that would break the topic tree."""
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The topics of one camera: `<prefix>/v1/<site>/<line>/<station>/<camera>/<leaf>`."""
+
+    prefix: str
+    site: str
+    line: str
+    station: str
+    camera: str
+
+    def __post_init__(self) -> None:
+        for level in (self.prefix, self.site, self.line, self.station, self.camera):
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", level):
+                raise TopicError(f"{level!r} can't be a level of an MQTT topic. Use letters, digits, _ and - only.")
+
+    def of(self, leaf: Leaf) -> str:
+        return f"{self.prefix}/v1/{self.site}/{self.line}/{self.station}/{self.camera}/{leaf}"
+
+
+class Part(BaseModel):
+    """What all JSON has in common: no unknown field, no change, no NaN (which is not JSON)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Payload(Part):
+    """JSON on a topic. `schema_version`: a reader of 1.x may rely on every field named here; 1.x only adds fields."""
+
+    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    device: str = Field(description="Which agent: the `device` of its configuration.")
+    camera: str = Field(description="Which camera of the device.")
+    boot: int = Field(ge=1, description="Raised by one at every start of the agent; starts at random in a new outbox.")
+    ts: str = Field(description="RFC 3339, UTC with Z, microseconds. Results: when the frame was taken.")
+
+
+class Model(Part):
+    """The bundle in service."""
+
+    name: str = Field(description="The product that the detector was trained for.")
+    version: int = Field(description="Integer per product, raised at every export.")
+    digest: str = Field(description="sha256 of manifest.json: names the bundle's exact content.")
+    system: str = Field(description="The published method, e.g. aesc.")
+
+
+class RegionOfResult(Part):
+    """A connected area of the anomaly map above the pixel threshold, in pixels of a frame of size `image`."""
+
+    box: tuple[int, int, int, int] = Field(description="x0, y0, x1, y1; x1 and y1 lie just outside.")
+    area_px: int
+    peak: float = Field(description="Largest value of the normalised map; 1.0 is the pixel threshold.")
+    peak_at: tuple[int, int] = Field(description="x, y of the peak.")
+    centroid: tuple[float, float] = Field(description="x, y of the centre of area.")
+
+
+class ImageSize(Part):
+    """Size in pixels of the whole upright frame; regions are given in it."""
+
+    width: int
+    height: int
+
+
+class Result(Payload):
+    """The verdict on one part. De-duplicate by (device, camera, boot, sequence); `result_id` is the four in one."""
+
+    result_id: str = Field(description="<device>.<camera>.<boot>.<sequence>")
+    sequence: int = Field(ge=0, description="Counts the camera's frames from 0 at each boot; given when one is taken.")
+    part: str = Field(description="What the camera calls the part: a file's name or a counter.")
+    ts_mono_ns: int = Field(description="The device's monotonic clock when the frame was taken: for differences.")
+    time_sync: Literal["ok", "free_running"] = Field(description="Is the device's clock disciplined (NTP, PTP)?")
+    verdict: Verdict = Field(description="unknown: the part could not be judged, see reason. Treat as not passed.")
+    reason: UnknownReason | None = Field(description="Why the verdict is unknown; null otherwise.")
+    detail: str | None = Field(description="The reason as a sentence for people, where there is more to say.")
+    image_score: float | None = Field(description="Normalised: raw score / fitted threshold; null if there is none.")
+    threshold: float = Field(description="The limit image_score was compared with; above it the part is rejected.")
+    raw_score: float | None = Field(description="The detector's own score, as the bundle's manifest defines it.")
+    model: Model
+    regions: tuple[RegionOfResult, ...] = Field(default=(), description="Largest peak first; the number is limited.")
+    regions_total: int = Field(default=0, description="How many regions there were.")
+    image: ImageSize | None = Field(description="null when the frame could not be decoded.")
+    latency_ms: float = Field(ge=0, description="From taking the frame to the decision.")
+    historical: bool = Field(
+        default=False, description="Sent late: decided before the present connection to the broker."
+    )
+
+
+class State(Payload):
+    """Who is alive. Retained; `offline` is the agent's will, so its ts is that of the connection it was left with."""
+
+    state: Literal["online", "stopped", "offline"]
+    agent_version: str
+    model: Model | None = None
+
+
+class Health(Payload):
+    """Every few seconds while connected: counts since the agent's start."""
+
+    uptime_s: float
+    passed: int
+    rejected: int
+    unknown: int
+    latency_mean_ms: float | None = Field(description="Of the parts decided since the last health message.")
+    latency_max_ms: float | None
+    outbox_rows: int
+    outbox_size_bytes: int
+    evicted_results: int = Field(description="Verdicts that a full outbox had to drop, ever. Not 0: verdicts are lost.")
+    evicted_images: int = Field(description="Anomaly maps that a full outbox had to drop, ever.")
+    time_sync: Literal["ok", "free_running"]
+
+
+class Event(Payload):
+    """Something a person should know about; durable and at least once, like a result."""
+
+    event: EventName
+    severity: Severity
+    message: str
+    counts: dict[str, int] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who speaks: what all messages of one run of the agent about one camera have in common."""
+
+    device: str
+    camera: str
+    boot: int
+    topics: Topics
+    model: Model
+    agent_version: str
+
+    def ids(self) -> dict[str, Any]:
+        return {"device": self.device, "camera": self.camera, "boot": self.boot}
+
+    def result_id(self, sequence: int) -> str:
+        return f"{self.device}.{self.camera}.{self.boot}.{sequence}"
+
+    def state(self, state: Literal["online", "stopped", "offline"]) -> State:
+        return State(**self.ids(), ts=clock.now(), state=state, agent_version=self.agent_version, model=self.model)
+
+
+def encode(payload: BaseModel) -> bytes:
+    """The JSON text that goes over the wire, UTF-8."""
+    return payload.model_dump_json().encode()
+
+
+PAYLOADS: Mapping[str, type[Payload]] = {"result": Result, "state": State, "health": Health, "event": Event}
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schema of each JSON payload, by leaf; what docs/schema/LEAF.json holds."""
+    schemas = {}
+    for leaf, payload in PAYLOADS.items():
+        schema = payload.model_json_schema(mode="serialization")
+        schemas[leaf] = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return schemas
+
+
+def write_schemas(folder: Path) -> None:
+    """docs/schema/, anew: `python -c "from edge_agent.messages import *; write_schemas(Path('docs/schema'))"`"""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leaf, schema in json_schemas().items():
+        (folder / f"{leaf}.json").write_text(json.dumps(schema, indent=2) + "\n", encoding="utf-8")

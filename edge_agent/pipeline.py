@@ -1,0 +1,239 @@
+"""The agent's whole way of one part: camera -> preprocess -> engine -> decision -> outbox -> broker.
+
+Four stages, each a thread that loops between two small bounded queues; None ends the stream. A full queue holds back
+the stage before it, so nothing is dropped and nothing piles up.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from queue import Queue
+
+import numpy as np
+
+from edge_agent import clock
+from edge_agent.camera import Camera, Frame
+from edge_agent.decision import UnknownReason, decide, unknown
+from edge_agent.engines import Engine, Scores
+from edge_agent.health import Tally
+from edge_agent.messages import ImageSize, Origin, RegionOfResult, Result, encode
+from edge_agent.outbox import Message
+from edge_agent.pictures import Album, PictureError, encode_map
+from edge_agent.preprocess import ImageError, Preprocessing, prepare
+from edge_agent.publisher import Publisher
+from edge_agent.stages import Stage, Wake, run_stages, take_all
+
+log = logging.getLogger(__name__)
+
+QUEUED_FRAMES = 4  # decoded and resized, waiting for the engine
+QUEUED_VERDICTS = 32  # waiting for the disk: what a slow sync may take without stopping the engine
+FAREWELL_S = 2.0  # for the last answers of the broker when the agent is told to stop
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """A frame with its place in the camera's sequence, ready for the engine; or the reason why it isn't."""
+
+    sequence: int
+    frame: Frame  # without its pixels, which may be many
+    size: tuple[int, int] | None  # width, height of the whole frame
+    image: np.ndarray | None = None  # uint8 [height, width, 3] at model size
+    reason: UnknownReason | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What the engine made of it; no scores where it failed or was never asked."""
+
+    taken: Taken
+    scores: Scores | None = None
+    reason: UnknownReason | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """The verdict, and the messages that carry it."""
+
+    result: Result
+    messages: tuple[Message, ...]
+
+
+def take_frames(camera: Camera, taken: "Queue[Taken | None]", preprocessing: Preprocessing) -> None:
+    """Stage 1 of 4: Camera -> Taken. Numbers the frames, crops and resizes them."""
+    for sequence, frame in enumerate(camera.frames()):
+        taken.put(_prepare(sequence, frame, preprocessing))
+    taken.put(None)
+
+
+def score_frames(taken: "Queue[Taken | None]", scored: "Queue[Scored | None]", engine: Engine) -> None:
+    """Stage 2 of 4: Taken -> Scored. An engine that raises makes its part unknown and is asked again for the next."""
+    failing = False
+    while (part := taken.get()) is not None:
+        if part.image is None:
+            scored.put(Scored(part, None, part.reason, part.detail))
+            continue
+        try:
+            scored.put(Scored(part, engine.run(part.image[None])))
+            failing = False
+        except Exception as error:
+            if not failing:
+                log.error("%s: the engine failed: %s Parts are unknown until it works again.", part.frame.name, error)
+            failing = True
+            scored.put(Scored(part, None, "engine_failed", str(error)))
+    scored.put(None)
+
+
+def decide_parts(
+    scored: "Queue[Scored | None]",
+    decided: "Queue[Decided | Wake | None]",
+    origin: Origin,
+    preprocessing: Preprocessing,
+    *,
+    threshold: float,
+    publish_maps: bool,
+    album: Album | None,
+) -> None:
+    """Stage 3 of 4: Scored -> Decided. Gives the verdict and writes the messages; pictures rejects."""
+    trouble: str | None = None
+    while (part := scored.get()) is not None:
+        result = judge(part, origin, preprocessing, threshold)
+        messages = [Message("result", origin.topics.of("result"), encode(result))]
+        if result.verdict == "reject" and part.scores is not None and part.taken.image is not None:
+            anomaly_map = part.scores.anomaly_map[0]
+            if publish_maps:
+                topic = f"{origin.topics.of('anomaly_map')}/{result.result_id}"
+                messages.append(Message("image", topic, encode_map(anomaly_map)))
+            if album is not None:
+                try:
+                    album.add(result.result_id, part.taken.image, anomaly_map)
+                    trouble = None
+                except PictureError as error:
+                    if trouble is None:
+                        log.error("%s Verdicts go on without pictures.", error)
+                    trouble = str(error)
+        decided.put(Decided(result, tuple(messages)))
+    decided.put(None)
+
+
+def deliver(
+    decided: "Queue[Decided | Wake | None]",
+    publisher: Publisher,
+    origin: Origin,
+    tally: Tally,
+    given: Callable[[Result], None],
+    *,
+    health_interval_s: float,
+    drain_timeout_s: float,
+    stopping: threading.Event,
+) -> None:
+    """Stage 4 of 4: Decided -> outbox -> broker. All that waits becomes durable in one sync; then it is given."""
+    health_due = time.monotonic() + health_interval_s
+    ended = False
+    while not ended:
+        items = take_all(decided, publisher.wait_s)
+        parts = [item for item in items if isinstance(item, Decided)]
+        publisher.store([message for part in parts for message in part.messages])
+        for part in parts:
+            tally.count(part.result)
+            given(part.result)
+        publisher.send()
+        if time.monotonic() >= health_due:
+            health_due = time.monotonic() + health_interval_s
+            publisher.report_evicted()
+            publisher.tell(origin.topics.of("health"), encode(tally.health(origin, publisher.outbox)))
+        ended = None in items
+    publisher.report_evicted()
+    deadline = time.monotonic() + drain_timeout_s
+    while publisher.left and time.monotonic() < deadline and not stopping.is_set() and not publisher.hopeless:
+        publisher.send()
+        take_all(decided, publisher.wait_s)
+        publisher.store([], urgent=True)
+    publisher.announce(origin.state("stopped"))
+    deadline = time.monotonic() + FAREWELL_S
+    while publisher.unanswered and time.monotonic() < deadline:
+        take_all(decided, 0.1)
+        publisher.store([], urgent=True)
+
+
+def show(decided: "Queue[Decided | Wake | None]", tally: Tally, given: Callable[[Result], None]) -> None:
+    """Stage 4 of a dry run: nothing is stored, nothing is published."""
+    while (item := decided.get()) is not None:
+        if isinstance(item, Decided):
+            tally.count(item.result)
+            given(item.result)
+
+
+def inspect(
+    camera: Camera,
+    engine: Engine,
+    origin: Origin,
+    preprocessing: Preprocessing,
+    decided: "Queue[Decided | Wake | None]",
+    last_stage: Callable[["Queue[Decided | Wake | None]"], None],
+    *,
+    threshold: float = 1.0,
+    publish_maps: bool = True,
+    album: Album | None = None,
+) -> None:
+    """Run the four stages until the camera ends or is closed. StageError where one of them broke down.
+
+    `last_stage` is `deliver` or `show` with the rest of its arguments; `decided` is made by the caller, who wakes it.
+    """
+    taken: Queue[Taken | None] = Queue(QUEUED_FRAMES)
+    scored: Queue[Scored | None] = Queue(QUEUED_FRAMES)
+    decide_all = partial(decide_parts, threshold=threshold, publish_maps=publish_maps, album=album)
+    run_stages(
+        [
+            Stage("camera", lambda: take_frames(camera, taken, preprocessing), None, taken),
+            Stage("engine", lambda: score_frames(taken, scored, engine), taken, scored),
+            Stage("decision", lambda: decide_all(scored, decided, origin, preprocessing), scored, decided),
+            Stage("delivery", lambda: last_stage(decided), decided, None),
+        ],
+        stop=camera.close,
+    )
+
+
+def judge(part: Scored, origin: Origin, preprocessing: Preprocessing, threshold: float) -> Result:
+    """The result message of one part; whatever went wrong before is `unknown` here."""
+    taken, scores = part.taken, part.scores
+    if scores is None:
+        decision = unknown(part.reason or "engine_failed")
+    else:
+        decision = decide(scores, threshold, preprocessing=preprocessing, frame_size=taken.size)
+    sound = scores is not None and decision.verdict != "unknown"
+    return Result(
+        **origin.ids(),
+        result_id=origin.result_id(taken.sequence),
+        sequence=taken.sequence,
+        part=taken.frame.name,
+        ts=clock.rfc3339(taken.frame.captured_at),
+        ts_mono_ns=taken.frame.ts_mono_ns,
+        time_sync=clock.time_sync(),
+        verdict=decision.verdict,
+        reason=decision.reason,
+        detail=part.detail,
+        image_score=float(scores.image_score[0]) if sound and scores else None,
+        threshold=threshold,
+        raw_score=float(scores.raw_score[0]) if sound and scores else None,
+        model=origin.model,
+        regions=tuple(RegionOfResult(**asdict(region)) for region in decision.regions),
+        regions_total=decision.regions_total,
+        image=ImageSize(width=taken.size[0], height=taken.size[1]) if taken.size else None,
+        latency_ms=round((time.monotonic_ns() - taken.frame.ts_mono_ns) / 1e6, 3),
+    )
+
+
+def _prepare(sequence: int, frame: Frame, preprocessing: Preprocessing) -> Taken:
+    size = None if frame.image is None else (frame.image.shape[1], frame.image.shape[0])
+    slim = Frame(frame.name, frame.captured_at, frame.ts_mono_ns, error=frame.error, reason=frame.reason)
+    if frame.image is None:
+        return Taken(sequence, slim, None, reason=frame.reason or "no_frame", detail=frame.error)
+    try:
+        return Taken(sequence, slim, size, prepare(frame.image, preprocessing))
+    except ImageError as error:
+        return Taken(sequence, slim, size, reason="wrong_size", detail=str(error))

@@ -1,0 +1,233 @@
+"""From the outbox to the broker: at least once, in order, forgotten only after PUBACK.
+
+Live messages (stored since the present session began) go first. What an outage or a restart left behind is replayed
+beside them, oldest first, at a limited rate, flagged historical. Both streams keep their order. One thread does it all.
+"""
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from edge_agent import clock
+from edge_agent.connection import Outcome, Session
+from edge_agent.messages import Event, EventName, Origin, Severity, State, encode
+from edge_agent.outbox import Evicted, Message, Outbox, Row
+
+log = logging.getLogger(__name__)
+
+FORGET_AFTER_S = (
+    1.0  # acknowledged rows leave with the next stored verdict, or after this long: fewer syncs of the disk
+)
+POISON_AFTER = 3  # sessions that ended with the same image as the first unanswered message
+
+
+class Broker(Protocol):
+    """What the publisher needs of a connection."""
+
+    @property
+    def session(self) -> Session | None: ...
+
+    @property
+    def outcome(self) -> Outcome: ...
+
+
+class _Sent(NamedTuple):
+    row: Row
+    historical: bool
+
+
+class Publisher:
+    """Owns the outbox from its first call on."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        broker: Broker,
+        origin: Origin,
+        *,
+        window: int = 64,
+        replay_per_s: float = 200.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ):
+        self._outbox, self._broker, self._origin, self._window = outbox, broker, origin, window
+        self._replay_per_s, self._monotonic = replay_per_s, monotonic
+        self.delivered = 0  # results the broker has taken since the start
+        self._session: Session | None = None
+        self._sent: dict[int, _Sent] = {}  # message id -> what the broker hasn't answered yet, in the order of sending
+        self._asides: set[int] = set()  # message ids of states and health messages, which no row stands behind
+        self._acknowledged: list[int] = []  # rows to forget with the next commit
+        self._live = self._replayed = self._backlog_end = 0
+        self._allowance, self._refilled = 0.0, monotonic()
+        self._committed = monotonic()
+        self._suspected: Counter[int] = Counter()
+        self._refusals_logged = False
+        self._replaced: str | None = None
+        self._evicting = False
+
+    def store(self, messages: Sequence[Message], *, urgent: bool = False) -> None:
+        """Make messages durable, and forget what the broker has acknowledged; `urgent` forgets it now."""
+        self._collect()
+        due = urgent or self._monotonic() - self._committed > FORGET_AFTER_S
+        if messages or (self._acknowledged and due):
+            self._commit(messages)
+        if self._outbox.replaced != self._replaced:
+            self._replaced = self._outbox.replaced
+            log.error("%s", self._replaced)
+            self._commit([self._event("outbox_replaced", "alarm", str(self._replaced), {})])
+
+    def send(self) -> None:
+        """Hand the broker what its window has room for; returns at once."""
+        if self._broker.session is not self._session:
+            self._change_session()
+        session = self._session
+        if session is None:
+            return
+        if self._live < self._outbox.last and (room := self._window - len(self._sent)) > 0:
+            for row in self._outbox.read(after=self._live, limit=room):
+                self._publish(session, row, historical=False)
+                self._live = row.id
+        if self._replayed < self._backlog_end and (limit := self._room_to_replay()) > 0:
+            rows = self._outbox.read(after=self._replayed, up_to=self._backlog_end, limit=limit)
+            for row in rows:
+                self._publish(session, row, historical=True)
+                self._replayed = row.id
+            self._allowance -= len(rows)
+            if len(rows) < limit:
+                self._replayed = self._backlog_end
+
+    def announce(self, state: State) -> None:
+        """Publish a retained state now, where there is a session; nothing remembers it otherwise."""
+        if self._session is not None:
+            topic = self._origin.topics.of("state")
+            self._asides.add(self._session.publish(topic, encode(state), retain=True))
+
+    def tell(self, topic: str, payload: bytes) -> None:
+        """Publish what is only worth something now (health), where there is a session."""
+        if self._session is not None:
+            self._asides.add(self._session.publish(topic, payload))
+
+    def report_evicted(self) -> None:
+        """Store an event about what a full outbox has dropped since the last one; call it every few seconds."""
+        lost = self._outbox.unreported
+        if not any(lost):
+            self._evicting = False
+            return
+        text = (
+            f"The outbox was full: the oldest {lost.images} anomaly maps and {lost.results} verdicts were dropped. "
+            f"{'These verdicts are lost.' if lost.results else 'No verdict is lost.'}"
+        )
+        if not self._evicting:
+            log.warning("%s", text)
+        self._evicting = True
+        counts = {"evicted_results": lost.results, "evicted_images": lost.images}
+        event = self._event("outbox_evicted", "alarm" if lost.results else "warning", text, counts)
+        self._outbox.commit([event], reported=lost)
+
+    @property
+    def unanswered(self) -> int:
+        """Messages on their way, without an answer of the broker."""
+        return len(self._sent) + len(self._asides)
+
+    @property
+    def left(self) -> int:
+        """Messages in the outbox; those acknowledged since the last commit still count (`store(urgent=True)`)."""
+        return len(self._outbox)
+
+    @property
+    def hopeless(self) -> bool:
+        """Waiting won't help: the broker is there and wants another login or certificate."""
+        return self._broker.outcome.status in ("refused", "certificate")
+
+    @property
+    def outbox(self) -> Outbox:
+        return self._outbox
+
+    @property
+    def wait_s(self) -> float:
+        """How long the next call of `send` may wait when nothing happens until then."""
+        return 0.05 if self._session is not None and self._replayed < self._backlog_end else FORGET_AFTER_S
+
+    def _commit(self, messages: Sequence[Message], lost: Evicted = Evicted()) -> None:
+        self._outbox.commit(messages, forget=self._acknowledged, lost=lost)
+        self._acknowledged = []
+        self._committed = self._monotonic()
+
+    def _collect(self) -> None:
+        """Take the broker's answers from the session."""
+        while self._session is not None and self._session.acknowledged:
+            mid, refused = self._session.acknowledged.popleft()
+            if (sent := self._sent.pop(mid, None)) is None:
+                self._asides.discard(mid)
+                continue
+            if refused is None:
+                self._acknowledged.append(sent.row.id)
+                self.delivered += sent.row.kind == "result"
+            elif not self._refusals_logged:
+                self._refusals_logged = True
+                log.error(
+                    "The broker refuses messages on %s (%s). They stay in the outbox until the next connection. "
+                    "Allow this user to write there.",
+                    sent.row.topic,
+                    refused,
+                )
+
+    def _change_session(self) -> None:
+        """Begin with a new session, or note that there is none: what was unanswered belongs to the backlog again."""
+        self._collect()
+        self._suspect_poison()
+        self._sent.clear()
+        self._asides.clear()
+        self._session = session = self._broker.session
+        if session is None:
+            return
+        self._refusals_logged = False
+        if self._acknowledged:
+            self._commit([])  # or they would be read, and sent, again
+        self._live = self._backlog_end = self._outbox.last
+        self._replayed = 0
+        self._allowance, self._refilled = 0.0, self._monotonic()
+        self.announce(self._origin.state("online"))
+
+    def _suspect_poison(self) -> None:
+        """A broker with a size limit hangs up on a large image, every time: give up that image, not the connection."""
+        first = next(iter(self._sent.values()), None)
+        if first is None or first.row.kind != "image":
+            return
+        self._suspected[first.row.id] += 1
+        if self._suspected[first.row.id] >= POISON_AFTER:
+            log.error(
+                "The broker hangs up whenever it gets the anomaly map of %d bytes on %s; it is given up. "
+                "Raise the broker's limit of the message size, or set anomaly_maps.publish to false.",
+                len(first.row.payload),
+                first.row.topic,
+            )
+            self._acknowledged.append(first.row.id)
+            self._commit([], lost=Evicted(images=1))
+
+    def _publish(self, session: Session, row: Row, *, historical: bool) -> None:
+        payload = _as_historical(row.payload) if historical and row.kind == "result" else row.payload
+        content_type = "image/png" if row.kind == "image" else "application/json"
+        mid = session.publish(row.topic, payload, content_type=content_type)
+        self._sent[mid] = _Sent(row, historical)
+
+    def _room_to_replay(self) -> int:
+        """How many old messages may go now: half the window at most, and no more than the rate allows."""
+        now = self._monotonic()
+        half = self._window // 2
+        self._allowance = min(float(half), self._allowance + (now - self._refilled) * self._replay_per_s)
+        self._refilled = now
+        on_their_way = sum(sent.historical for sent in self._sent.values())
+        return min(int(self._allowance), half - on_their_way, self._window - len(self._sent))
+
+    def _event(self, event: EventName, severity: Severity, message: str, counts: dict[str, int]) -> Message:
+        ids = self._origin.ids()
+        said = Event(**ids, ts=clock.now(), event=event, severity=severity, message=message, counts=counts)
+        return Message("event", self._origin.topics.of("event"), encode(said))
+
+
+def _as_historical(payload: bytes) -> bytes:
+    """The stored result with its flag raised; fields of an older agent's results stay as they are."""
+    return json.dumps({**json.loads(payload), "historical": True}, ensure_ascii=False, separators=(",", ":")).encode()
