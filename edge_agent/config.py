@@ -106,7 +106,7 @@ class TlsConfig(Settings):
     @model_validator(mode="after")
     def _certificate_has_key(self) -> "TlsConfig":
         if (self.certificate_file is None) != (self.key_file is None):
-            raise ValueError("certificate_file and key_file belong together: give both or neither")
+            raise ValueError("give both certificate_file and key_file, or neither")
         return self
 
 
@@ -135,7 +135,7 @@ class MqttConfig(Settings):
         if self.username is None and (self.password is not None or self.password_file is not None):
             raise ValueError("a password needs a username beside it")
         if self.reconnect_max_s < self.reconnect_min_s:
-            raise ValueError("reconnect_max_s is below reconnect_min_s")
+            raise ValueError("the longest wait, reconnect_max_s, is below the shortest, reconnect_min_s")
         return self
 
     def read_password(self) -> SecretStr | None:
@@ -312,6 +312,9 @@ def explain(document: Document, schema: type[BaseModel], error: ErrorDetails) ->
         return f"{start} is missing. Add it; configs/agent/line.yaml shows what it means."
     if error["type"] == "union_tag_not_found":
         return f"{start}.kind is missing. Set it to folder or video."
+    if error["type"] == "union_tag_invalid":
+        line = document.line((*where, "kind"))
+        return f"{document.path}:{line}: {dotted(where)}.kind is {found.get('kind')!r}. It may be folder or video."
     if where[:-1] == ("cameras",) and error["type"] == "string_pattern_mismatch":
         return f"{start}: the camera's name may hold letters, digits, _ and - only; it becomes part of the topic."
     if where == ("cameras",) and error["type"] in ("too_long", "too_short"):

@@ -125,6 +125,11 @@ class Outbox:
         return self._bytes
 
     @property
+    def is_full(self) -> bool:
+        """The next message would push out an older one, or nearly so."""
+        return self._rows >= self._max_rows or self._bytes > 0.99 * self._max_bytes
+
+    @property
     def last(self) -> int:
         """The newest id given so far; 0 before the first."""
         return self._last

@@ -110,18 +110,16 @@ class Publisher:
             self._asides.add(self._session.publish(topic, payload))
 
     def report_evicted(self) -> None:
-        """Store an event about what a full outbox has dropped since the last one; call it every few seconds."""
-        lost = self._outbox.unreported
-        if not any(lost):
-            self._evicting = False
+        """Store an event about what a full outbox has dropped since the last one; call it every few seconds.
+
+        The counts wait until the outbox is being emptied: an event would only push out one more verdict.
+        """
+        if self._outbox.is_full or not any(lost := self._outbox.unreported):
             return
         text = (
             f"The outbox was full: the oldest {lost.images} anomaly maps and {lost.results} verdicts were dropped. "
             f"{'These verdicts are lost.' if lost.results else 'No verdict is lost.'}"
         )
-        if not self._evicting:
-            log.warning("%s", text)
-        self._evicting = True
         counts = {"evicted_results": lost.results, "evicted_images": lost.images}
         event = self._event("outbox_evicted", "alarm" if lost.results else "warning", text, counts)
         self._outbox.commit([event], reported=lost)
@@ -151,8 +149,13 @@ class Publisher:
         return 0.05 if self._session is not None and self._replayed < self._backlog_end else FORGET_AFTER_S
 
     def _commit(self, messages: Sequence[Message], lost: Evicted = Evicted()) -> None:
-        self._outbox.commit(messages, forget=self._acknowledged, lost=lost)
+        evicted = self._outbox.commit(messages, forget=self._acknowledged, lost=lost)
         self._acknowledged = []
+        if any(evicted) and not self._evicting:
+            self._evicting = True
+            log.error(
+                "The outbox is full. The oldest anomaly maps make room, then the oldest verdicts; all are counted."
+            )
         self._committed = self._monotonic()
 
     def _collect(self) -> None:
@@ -183,7 +186,7 @@ class Publisher:
         self._session = session = self._broker.session
         if session is None:
             return
-        self._refusals_logged = False
+        self._refusals_logged = self._evicting = False
         if self._acknowledged:
             self._commit([])  # or they would be read, and sent, again
         self._live = self._backlog_end = self._outbox.last

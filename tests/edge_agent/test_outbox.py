@@ -226,7 +226,7 @@ def test_a_full_disk_costs_the_images_first_and_then_says_so(tmp_path):
     assert outbox.commit([verdict("v"), image("i", 100_000)]) == Evicted(0, 1)
     assert texts(outbox) == ["first", "v"]
     assert outbox.evicted == Evicted(0, 1)
-    with pytest.raises(OutboxError, match="can't keep verdicts: the disk is full. Make room"):
+    with pytest.raises(OutboxError, match=r"can't keep verdicts: the disk is full. Make room"):
         outbox.commit([verdict("x" * 100_000)])
     assert texts(outbox) == ["first", "v"]
 

@@ -1,0 +1,173 @@
+"""The agent's file answers back: file, line, what was found, what would be right; all findings; never a secret."""
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent.config import ConfigError, read_config
+
+GOOD = """\
+device: press-7
+bundle: bundles/bottle
+topic: {site: plant-1, line: line-2, station: station-3}
+cameras:
+  top:
+    kind: folder
+    path: parts
+mqtt:
+  host: broker.local
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "agent.yaml"
+    path.write_text(text)
+    return path
+
+
+def findings(folder: Path, text: str) -> list[str]:
+    """What is wrong with `text`, without the file's name at the start of each line."""
+    with pytest.raises(ConfigError) as caught:
+        read_config(write(folder, text))
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{folder / 'agent.yaml'}:") for line in lines)
+    return [line.removeprefix(f"{folder / 'agent.yaml'}:") for line in lines]
+
+
+def test_the_commented_example_is_valid_and_shows_the_defaults(tmp_path):
+    example = Path(__file__).parents[2] / "configs" / "agent" / "line.yaml"
+    config = read_config(example)
+    minimal = read_config(write(tmp_path, GOOD))
+    for section in ("engine", "outbox", "anomaly_maps", "threshold", "health_interval_s", "public_key"):
+        shown, default = getattr(config, section), getattr(minimal, section)
+        if section == "outbox":
+            assert shown.path.name == default.path.name
+            shown = shown.model_copy(update={"path": default.path})
+        assert shown == default, f"line.yaml says that {section} is {shown}"
+    assert config.mqtt.model_copy(update={"host": "broker.local"}) == minimal.mqtt
+    commented = example.read_text()
+    for section in (config, config.mqtt, config.outbox, config.anomaly_maps, config.engine, config.cameras["top"]):
+        for name in type(section).model_fields:
+            assert f"{name}:" in commented, f"line.yaml doesn't mention {name}"
+
+
+def test_relative_paths_start_at_the_file_wherever_the_agent_is_started(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    config = read_config(write(tmp_path, GOOD))
+    assert config.bundle == tmp_path / "bundles" / "bottle"
+    assert config.cameras["top"].path == tmp_path / "parts"
+    assert config.outbox.path == tmp_path / "outbox.db"  # a default counts from there too
+    absolute = read_config(write(tmp_path, GOOD.replace("path: parts", "path: /data/parts")))
+    assert absolute.cameras["top"].path == Path("/data/parts")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("    path: parts", "    path: parts\n    lop: 2", "8: cameras.top.lop is not a setting. Did you mean loop?"),
+        ("  host:", "  hots:", "9: mqtt.hots is not a setting. Did you mean host?"),
+        ("device:", "devise:", "1: devise is not a setting. Did you mean device?"),
+        ("bundle: bundles/bottle\n", "", "1: bundle is missing. Add it; configs/agent/line.yaml shows what it means."),
+        ("    kind: folder\n", "", "5: cameras.top.kind is missing. Set it to folder or video."),
+        ("  host: broker.local", "  host: h\n  port: high", "10: mqtt.port is 'high'. Input should be a valid int"),
+        ("  host: broker.local", "  host: h\n  port: 70000", "10: mqtt.port is 70000. Input should be less than or eq"),
+        ("  host: broker.local", "  host: h\n  version: 4", "10: mqtt.version is 4. Input should be '3.1.1' or '5'."),
+        ("press-7", "press 7", "1: device is 'press 7'. It may hold letters, digits, _ and - only; it becomes part of"),
+        ("  top:", "  to/p:", "5: cameras.to/p: the camera's name may hold letters, digits, _ and - only; it becomes"),
+        ("kind: folder", "kind: webcam", "6: cameras.top.kind is 'webcam'. It may be folder or video."),
+        ("mqtt:\n  host: broker.local", "mqtt:", "8: mqtt is empty. It is a section: settings on the lines below"),
+        ("device: press-7", "device:", "1: device is empty. Input should be a valid string."),
+        ("    path: parts", "    path: parts\n    loop: often", "8: cameras.top.loop is 'often'. Give the number"),
+        ("  host: broker.local", "  host: h\n  host: i", "10: mqtt.host is set twice, first in line 9. Keep one."),
+        ("  host: broker.local", "  host: h\n  username: u\n  password: p\n  password_file: f", "8: mqtt: Give pass"),
+        ("  host: broker.local", "  host: h\n  password: p", "8: mqtt: A password needs a username beside it."),
+        ("  host: broker.local", "  host: h\n  tls: {key_file: k}", "10: mqtt.tls: Give both certificate_file and"),
+        ("device:", "threshold: .inf\ndevice:", "1: threshold is inf. Input should be a finite number."),
+        ("device:", "threshold: 0\ndevice:", "1: threshold is 0. Input should be greater than 0."),
+        ("bundles/bottle", "[bottle", "3: not valid YAML: expected ',' or ']', but got ':'. Look at this line and the"),
+        ("bundles/bottle", "!!python/object:os.system x", "2: not valid YAML: could not determine a constructor"),
+        ("bundles/bottle", "&a [*a]", "2: not valid YAML: the alias contains itself."),
+        (GOOD, "", "1: the file is empty. Copy configs/agent/line.yaml and edit it."),
+        (GOOD, "- a\n- b\n", "1: the file is not a list of `setting: value` lines. Copy configs/agent/line.yaml"),
+    ],
+)  # fmt: skip
+def test_each_mistake_is_named_with_its_line(tmp_path, old, new, expected):
+    text = GOOD.replace(old, new)
+    assert text != GOOD
+    found = findings(tmp_path, text)
+    assert any(line.startswith(expected) for line in found), found
+
+
+def test_all_mistakes_are_listed_not_the_first_alone(tmp_path):
+    text = GOOD.replace("press-7", "press 7").replace("host: broker.local", "host: h\n  host: i\n  prot: 1")
+    assert [line.split(". ")[0] for line in findings(tmp_path, text)] == [
+        "10: mqtt.host is set twice, first in line 9",
+        "1: device is 'press 7'",
+        "11: mqtt.prot is not a setting",
+    ]
+
+
+def test_a_second_camera_is_refused_with_what_to_do(tmp_path):
+    text = GOOD.replace("mqtt:", "  side: {kind: video, path: v.mp4}\nmqtt:")
+    assert findings(tmp_path, text) == [
+        "4: cameras has 2 cameras, and this agent inspects with one. Start one agent per camera."
+    ]
+
+
+def test_a_file_that_is_not_there_or_no_text(tmp_path):
+    with pytest.raises(ConfigError, match=r"agent\.yaml can't be read: No such file or directory\. Copy configs"):
+        read_config(tmp_path / "agent.yaml")
+    (tmp_path / "agent.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="it is not UTF-8 text"):
+        read_config(tmp_path / "agent.yaml")
+
+
+LOGIN = GOOD + "  username: press-7\n"
+
+
+@pytest.mark.parametrize("written", ['"{CANARY_PASSWORD}"', "{CANARY_PASSWORD}"])  # quoted, and YAML's trap without
+def test_a_password_comes_from_the_environment_and_is_never_echoed(tmp_path, monkeypatch, written):
+    monkeypatch.setenv("CANARY_PASSWORD", "canary-5391")
+    config = read_config(write(tmp_path, f"{LOGIN}  password: {written}\n"))
+    secret = config.mqtt.read_password()
+    assert secret is not None
+    assert secret.get_secret_value() == "canary-5391"
+    assert "canary-5391" not in f"{config!r} {config} {config.model_dump_json()}"
+    broken = findings(tmp_path, f"{LOGIN}  password: {written}\n  prot: 7\n  password_file: f\n")
+    assert "canary-5391" not in "".join(broken)
+
+
+def test_a_secret_in_the_wrong_place_is_not_echoed_either(tmp_path, monkeypatch):
+    monkeypatch.setenv("CANARY", "canary-5391")
+    assert findings(tmp_path, f'{GOOD}  port: "{{CANARY}}"\n') == [
+        "10: mqtt.port is '{CANARY}'. Input should be a valid integer, unable to parse string as an integer."
+    ]
+    for text in (f"{GOOD}  password: [canary-5391]\n", GOOD + "  password: {inner: canary-5391}\n"):
+        assert "canary" not in "".join(findings(tmp_path, text))
+
+
+def test_a_variable_that_is_not_set_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("NOT_SET_ANYWHERE", raising=False)
+    assert findings(tmp_path, LOGIN + '  password: "{NOT_SET_ANYWHERE}"\n') == [
+        "11: mqtt.password uses the environment variable NOT_SET_ANYWHERE, which is not set. "
+        "Set it where the agent is started."
+    ]
+
+
+def test_a_password_file_is_read_anew_and_its_absence_is_a_sentence(tmp_path):
+    config = read_config(write(tmp_path, f"{LOGIN}  password_file: secret\n"))
+    with pytest.raises(ConfigError, match=r"mqtt\.password_file: .*secret can't be read \(No such file"):
+        config.mqtt.read_password()
+    for password in ("first", "second \n"):
+        (tmp_path / "secret").write_text(password)
+        found = config.mqtt.read_password()
+        assert found is not None
+        assert found.get_secret_value() == password.rstrip("\n")
+
+
+def test_an_environment_variable_may_be_part_of_a_value_and_becomes_a_number(tmp_path, monkeypatch):
+    monkeypatch.setenv("SITE_HOST", "broker")
+    monkeypatch.setenv("SITE_PORT", "8883")
+    text = GOOD.replace("host: broker.local", 'host: "{SITE_HOST}.plant.example"\n  port: "{SITE_PORT}"')
+    config = read_config(write(tmp_path, text))
+    assert (config.mqtt.host, config.mqtt.port) == ("broker.plant.example", 8883)
