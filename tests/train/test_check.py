@@ -134,6 +134,19 @@ def test_a_file_that_vanishes_while_the_check_runs(line):
     assert "007.png is missing" in finding.message and finding.severity == "error"
 
 
+@pytest.mark.parametrize("place", ["good/001.png", "test/stain/001.png"])
+def test_a_pipe_is_named_and_not_waited_for(line, place):
+    if place.startswith("good"):
+        (line / "train/good").rename(line / "good")
+        for other in ("train", "test", "ground_truth"):
+            shutil.rmtree(line / other)
+        (line / "bad").mkdir()
+    (line / place).unlink()
+    os.mkfifo(line / place)
+    (message,) = errors(line)
+    assert message == f"{place} is missing or no plain file. Check that it still exists."
+
+
 def test_every_broken_file_has_its_line_and_the_terminal_gets_ten(line):
     for i in range(14):
         cut(line / f"train/good/{i:03d}.png")

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edge_agent.preprocess import ImageError, ImageFacts, inspect_image, read_image, read_mask
+from edge_agent.preprocess import MAX_FILE_BYTES, ImageError, ImageFacts, inspect_image, read_image, read_mask
 from train.data.samples import Sample, shown
 
 THUMBNAIL = 16  # pixels a side: the part's place, shape and colour, without its texture
@@ -55,7 +55,7 @@ def look_at(sample: Sample) -> Look:
         orientation=facts.orientation,
         grey=bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all()),
         blank=bool((image == image[0, 0]).all()),
-        content=hashlib.sha256(f"{width} {height} ".encode() + image.tobytes()).hexdigest(),
+        content=_content(image),
         thumbnail=cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA),
         mask_problem=mask_problem,
         mask_size=None if mask is None else (mask.shape[1], mask.shape[0]),
@@ -67,11 +67,19 @@ def one_line(error: Exception) -> str:
     return shown(str(error))
 
 
+def _content(image: np.ndarray) -> str:
+    digest = hashlib.sha256(str(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)  # without a copy: an image may have 300 MB
+    return digest.hexdigest()
+
+
 def _facts(path: Path) -> ImageFacts:
     try:
-        return inspect_image(path.read_bytes(), path.name)
+        if path.is_file() and path.stat().st_size <= MAX_FILE_BYTES:
+            return inspect_image(path.read_bytes(), path.name)
     except OSError:  # gone since it was decoded
-        return ImageFacts()
+        pass
+    return ImageFacts()
 
 
 def _kind(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import unicodedata
@@ -105,6 +106,8 @@ def split_by_content(paths: Iterable[Path]) -> dict[Path, Split]:
 
 
 def file_digest(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no plain file", os.fspath(path))  # a pipe would keep us waiting
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
