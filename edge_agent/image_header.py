@@ -170,7 +170,7 @@ def _tiff(data: bytes) -> ImageFacts:
     names: dict[int, Color] = {0: "grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "rgb"}
     frames = 1
     while following and frames < 100:  # a directory that points back at itself would go on for ever
-        following, _ = _tiff_directory(data, following)
+        following = _next_directory(data, following)
         frames += 1
     starts, sizes = tags.get(273, tags.get(324, ())), tags.get(279, tags.get(325, ()))
     ends = [start + size for start, size in zip(starts, sizes, strict=False)]
@@ -274,4 +274,10 @@ def _tiff_directory(data: bytes, at: int | None) -> tuple[int, dict[int, tuple[i
             continue  # a tag once and the known ones only: thousands of large ones would take for ever
         values_at = entry + 8 if n * size <= 4 else struct.unpack_from(order + "I", data, entry + 8)[0]
         tags[tag] = struct.unpack_from(f"{order}{n}{code}", data, values_at)
-    return struct.unpack_from(order + "I", data, at + 2 + 12 * count)[0], tags
+    return _next_directory(data, at), tags
+
+
+def _next_directory(data: bytes, at: int) -> int:
+    order = "<" if data[:2] == b"II" else ">"
+    count = struct.unpack_from(order + "H", data, at)[0]
+    return int(struct.unpack_from(order + "I", data, at + 2 + 12 * count)[0])

@@ -46,7 +46,7 @@ class OnnxRuntimeEngine:
             raise EngineError("The engine was closed. Open it again with open_engine.")
         check_images(images, self.size)
         try:
-            found = self._session.run(list(Scores._fields), {"image": np.ascontiguousarray(images)})
+            found = self._session.run(list(Scores._fields), {"image": images})
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed on {len(images)} images: {_first_line(error)}.") from error
         scores = Scores(*found)

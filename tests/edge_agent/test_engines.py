@@ -169,7 +169,7 @@ def test_model_of_another_size_than_the_manifest_is_refused(tmp_path: Path):
         open_engine(open_bundle(folder))
 
 
-def test_failure_while_running_becomes_a_sentence():
+def test_failure_while_running_becomes_a_sentence(capfd):
     """A Reshape to one image, which fails as soon as there are two."""
 
     def one_image_only(graph):
@@ -181,6 +181,7 @@ def test_failure_while_running_becomes_a_sentence():
     assert len(engine.run(parts(1)).image_score) == 1
     with pytest.raises(EngineError, match="ONNX Runtime failed on 2 images: "):
         engine.run(parts(2))
+    assert capfd.readouterr().err == ""
 
 
 def test_answer_of_another_shape_is_refused():

@@ -128,6 +128,13 @@ def test_altered_png_is_refused(at, value):
         decode(bytes(data), "part")
 
 
+def test_damaged_png_names_the_chunk():
+    data = bytearray(encoded(".png", picture()))
+    data[data.index(b"IDAT") + 30] ^= 1
+    with pytest.raises(ImageError, match=r"part is damaged: its IDAT chunk fails its checksum\. Copy or record it"):
+        decode(bytes(data), "part")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_as_opencv_does(orientation):
     image = picture()
@@ -263,7 +270,7 @@ def test_damaged_headers_give_an_image_or_a_sentence(kind, at, noise):
 
 
 def test_tiff_whose_directories_point_at_each_other_ends():
-    many = tiff(*[(273, 4, 10**6, 8)] * 3000, following=8, pixels=bytes(4 * 10**6))
+    many = tiff(*[(273, 4, 10**6, 8)] * 60_000, following=8, pixels=bytes(4 * 10**6))
     assert inspect_image(many, "loop.tif").problem
 
 
@@ -345,6 +352,9 @@ def test_mask_is_read_and_prepared_in_step_with_its_image(tmp_path: Path):
     assert halved.dtype == bool
     assert halved[:4, :6].all()
     assert halved.sum() == 24
+    dots = np.zeros((9, 12), bool)
+    dots[1::3, 1::3] = True  # the middles of 3 x 3 blocks
+    assert prepare_mask(dots, Preprocessing(width=4, height=3)).all()
 
 
 def test_mask_of_ones_is_refused_rather_than_read_as_empty(tmp_path):
