@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from edge_agent.preprocess import ImageError, Preprocessing, prepare, prepare_mask, read_image, read_mask
 from train.data.folder import GOOD, DataError, Dataset, Sample, digest, shown
+from train.durable import write_text
 from train.fit_threshold import Thresholds
 from train.metrics.aupro import FPR_LIMIT, aupro, count_regions
 from train.metrics.auroc import Curve, auroc, average_precision, f1_max, rank, roc_curve
@@ -324,22 +325,7 @@ def _line_figures(records: Sequence[ImageRecord], thresholds: Thresholds) -> dic
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """JSON for scripts to read; what has no value is null, never NaN. The file is whole or not there."""
-    write_whole(path, (json.dumps(_plain(metrics), indent=2, allow_nan=False) + "\n").encode())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """All of the file or the one that was there before, power cut included."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # so that the new name is on the disk too
-    finally:
-        os.close(folder)
+    write_text(path, json.dumps(_plain(metrics), indent=2, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:

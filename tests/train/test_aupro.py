@@ -35,7 +35,7 @@ def draw(seed, n_values):
     masks = rng.random((3, 9, 8)) < rng.uniform(0.02, 0.5)
     masks[0] = False
     masks[1, 2, 3], masks[1, 5, 5] = True, False
-    maps = rng.integers(0, n_values, masks.shape) / n_values + rng.uniform(0, 1) * masks
+    maps = (rng.integers(0, n_values, masks.shape) + rng.integers(0, 2) * masks) / n_values
     return maps.astype(np.float32), masks
 
 

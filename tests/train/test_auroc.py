@@ -10,11 +10,11 @@ from train.metrics.auroc import auroc, average_precision, f1_max, rank, roc_curv
 
 
 def draw(seed, n, n_values, dtype=np.float32):
-    """Scores on few distinct values, so that most are tied, with both classes present."""
+    """Scores on few values, so that many are tied within and between the classes; both classes are present."""
     rng = np.random.default_rng(seed)
     positive = rng.random(n) < rng.uniform(0.1, 0.9)
     positive[:2] = True, False
-    return (rng.integers(0, n_values, n) / n_values + 0.3 * positive).astype(dtype), positive
+    return ((rng.integers(0, n_values, n) + rng.integers(0, 3) * positive) / n_values).astype(dtype), positive
 
 
 tied_scores = st.builds(

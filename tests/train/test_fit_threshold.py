@@ -48,6 +48,11 @@ def test_many_images_take_an_inner_score():
     assert "the 20th largest score of 400" in thresholds.rule
 
 
+def test_rounding_does_not_move_the_threshold():
+    scores = np.arange(1, 250, dtype=np.float32)  # a score is its own position
+    assert fit_thresholds(scores, maps_for(249), target_false_reject_rate=0.172).image == 207  # 250 x 0.828
+
+
 @given(n=st.integers(4, 500), rate=st.floats(0.001, 0.5))
 def test_rate_is_met_by_the_lowest_score_that_can_or_the_largest_is_taken(n, rate):
     scores = np.arange(1, n + 1, dtype=np.float32)  # a score is its own position

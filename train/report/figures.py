@@ -38,7 +38,7 @@ class ScoreAxis:
         smallest = float(values[values > 0].min())
         highest = float(values.max())
         if highest / smallest > WIDE_RANGE:
-            return cls(max(smallest, highest / 1e4) / 1.15, highest * 1.15, True)
+            return cls(min(max(smallest, highest / 1e4), 1.0) / 1.15, highest * 1.15, True)
         margin = 0.04 * (highest - float(values.min())) + 0.02
         return cls(max(float(values.min()) - margin, 0.0), highest + margin, False)
 
@@ -74,7 +74,7 @@ def score_histogram(good: Sequence[float], bad: Sequence[float], axis: ScoreAxis
             axes.hist(clipped, edges, histtype="step", color=colour, linewidth=1.4)
         if axis.logarithmic:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if axis.high / axis.low < 300 else (1,)))
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(axis.low, axis.high)

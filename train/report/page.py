@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from train.evaluate import Evaluation, ImageRecord, write_whole
+from train.durable import write_file
+from train.evaluate import Evaluation, ImageRecord
 from train.metrics.intervals import clopper_pearson, percent
 from train.report.figures import ScoreAxis, roc_figure, score_histogram
 from train.report.gallery import draw_gallery
@@ -76,7 +77,7 @@ def write_report(
         settings=list(_flat(config)),
         provenance=_provenance(evaluation, provenance),
     )
-    write_whole(path, page.encode("utf-8", "backslashreplace"))
+    write_file(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
 
 
 def _keep_percent_with_its_number(value: Any) -> Any:

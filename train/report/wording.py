@@ -77,14 +77,14 @@ def meaning(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if metrics["n_defective"]:
         paragraphs.append(("Defective parts", _on_defective_parts(metrics)))
     else:
-        paragraphs.append(
-            (
-                "Defective parts",
-                "The data holds none, so nothing here says how many real defects would escape. A drawn stain is a "
-                "stand-in that shows whether the detector reacts at all; scratches, dents and missing pieces look "
-                "different. Collect defective parts in a folder of their own, with masks if you can, and try again.",
+        text = "The data holds none, so nothing here says how many real defects would escape. "
+        if metrics["n_stained_held_out"]:
+            text += (
+                "A drawn stain is a stand-in that shows whether the detector reacts at all; scratches, dents and "
+                "missing pieces look different. "
             )
-        )
+        text += "Collect defective parts in a folder of their own, with masks if you can, and evaluate again."
+        paragraphs.append(("Defective parts", text))
     if doubt := _doubt(metrics):
         paragraphs.append(("Look closer", doubt))
     return paragraphs
