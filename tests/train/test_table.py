@@ -47,6 +47,13 @@ def test_split_and_mask_are_taken_from_the_table(folder):
     assert digest(open_dataset(folder)) == digest(dataset)
 
 
+def test_digest_knows_label_split_and_mask(folder):
+    tables = ["a.png,good,train,\nb.png,dent,test,", "a.png,good,train,\nb.png,good,test,"]
+    tables += ["a.png,good,train,\nb.png,good,train,", "a.png,good,train,\nb.png,dent,test,m.png"]
+    found = {digest(open_dataset(table(folder, f"path,label,split,mask\n{rows}\n"))) for rows in tables}
+    assert len(found) == 4
+
+
 def test_without_a_split_the_content_decides(folder):
     dataset = open_dataset(table(folder, "path,label\na.png,good\nb.png,good\nc.png,good\ndeep/d ü.png,dent\n"))
     assert len(dataset.train) + len(dataset.test) == 4
