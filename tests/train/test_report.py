@@ -334,6 +334,28 @@ def test_figures_stand_extreme_scores():
     assert "pixels" in roc_figure(curve, curve, None)
 
 
+def test_large_images_become_thumbnails_with_an_outline_that_shows(tmp_path):
+    size = 900
+    image = np.full((size, size, 3), 100, np.uint8)
+    image[300:304, 500:504] = 190
+    mask = np.zeros((size, size), np.uint8)
+    mask[300:304, 500:504] = 255
+    save(tmp_path / "ring/train/good/0.png", image)
+    save(tmp_path / "ring/test/dent/0.png", image)
+    save(tmp_path / "ring/ground_truth/dent/0_mask.png", mask)
+    dataset, preprocessing = open_dataset(tmp_path / "ring"), Preprocessing(width=size, height=size)
+    about = About("ring", "aesc", "residual", 0, "c0ffee", {})
+    tile = draw_gallery(evaluate(score, dataset, preprocessing, THRESHOLDS, about)).groups[0].tiles[0]
+    pictures = []
+    for address in (tile.part, tile.overlay, tile.truth):
+        data = np.frombuffer(base64.b64decode(address.split(",")[1]), np.uint8)
+        pictures.append(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(int))
+    assert {picture.shape for picture in pictures} == {(288, 288, 3)}
+    drawn = np.argwhere(np.abs(pictures[2] - pictures[0]).max(axis=-1) > 60)
+    assert len(drawn) > 20
+    np.testing.assert_allclose(drawn.mean(axis=0), np.array([302, 502]) * 288 / size, atol=1)
+
+
 def test_map_colours_brighten_with_the_score_and_change_at_the_threshold(tmp_path):
     gallery = draw_gallery(evaluated(tmp_path / "ring", good=[10], bad={"dent": [90]}))
     data = base64.b64decode(gallery.scale.split(",")[1])

@@ -13,6 +13,7 @@ from train.evaluate import Evaluation, ImageRecord, Picture
 MOST_MISTAKES = 12  # shown of each kind; the count of all is said
 LONGEST_SIDE = 288  # of a thumbnail, pixels
 QUALITY = 80  # WebP
+LIGHT, DARK = (86, 233, 233), (20, 20, 20)  # of outlines
 DARK_PART = 0.4  # of the colours, for pixel scores below the threshold
 
 
@@ -151,13 +152,14 @@ def _overlay(
     return overlay
 
 
-def _with_contour(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Outline of the defect, light on dark so that it shows on any part; drawn outside the defect, not over it."""
-    outlined = image.copy()
-    cross = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
-    inner, middle, outer = (cv2.dilate(mask.astype(np.uint8), cross, iterations=n).astype(bool) for n in (1, 3, 4))
-    outlined[outer & ~inner] = (20, 20, 20)
-    outlined[middle & ~inner] = (86, 233, 233)
+def _with_contour(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "i j 3"]:
+    """Thumbnail with the defect's outline, light on dark so that it shows on any part; drawn around, not over it."""
+    outlined = _shrunk(image).copy()
+    shape = (_shrunk(255 * mask.astype(np.uint8)) > 0).astype(np.uint8)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
+    inner, light, dark = (cv2.dilate(shape, disc, iterations=n).astype(bool) for n in (1, 3, 4))
+    outlined[dark & ~inner] = DARK
+    outlined[light & ~inner] = LIGHT
     return outlined
 
 
@@ -167,11 +169,18 @@ def _scale_bar(top: float) -> UInt8[np.ndarray, "h w 3"]:
     return _colours(np.tile(np.concatenate([below, above]), (8, 1)), top)
 
 
+def _shrunk(image: np.ndarray) -> np.ndarray:
+    """At most LONGEST_SIDE pixels high and wide."""
+    height, width = image.shape[:2]
+    if (longest := max(height, width)) <= LONGEST_SIDE:
+        return image
+    size = max(1, round(width * LONGEST_SIDE / longest)), max(1, round(height * LONGEST_SIDE / longest))
+    smaller: np.ndarray = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return smaller
+
+
 def _web(image: UInt8[np.ndarray, "h w 3"]) -> str:
     """A WebP thumbnail as a data: address."""
-    height, width = image.shape[:2]
-    if (longest := max(height, width)) > LONGEST_SIDE:
-        size = max(1, round(width * LONGEST_SIDE / longest)), max(1, round(height * LONGEST_SIDE / longest))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    encoded = cv2.imencode(".webp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, QUALITY])[1]
+    bgr = cv2.cvtColor(_shrunk(image), cv2.COLOR_RGB2BGR)
+    encoded = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])[1]
     return f"data:image/webp;base64,{base64.b64encode(encoded.tobytes()).decode()}"
