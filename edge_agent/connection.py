@@ -129,8 +129,8 @@ class Connection:
         if outcome.status == "connected":
             session = Session(client, self._config.version)
             client.on_publish = self._on_publish(session)
-            self._note(outcome)
             self.session = session
+            self._note(outcome)
             self._wake()
             self._lost.wait()
             self.session = None

@@ -69,6 +69,7 @@ class Publisher:
 
     def store(self, messages: Sequence[Message], *, urgent: bool = False) -> None:
         """Make messages durable, and forget what the broker has acknowledged; `urgent` forgets it now."""
+        self._notice_session()
         self._collect()
         due = urgent or self._monotonic() - self._committed > FORGET_AFTER_S
         if messages or (self._acknowledged and due):
@@ -80,8 +81,7 @@ class Publisher:
 
     def send(self) -> None:
         """Hand the broker what its window has room for; returns at once."""
-        if self._broker.session is not self._session:
-            self._change_session()
+        self._notice_session()
         session = self._session
         if session is None:
             return
@@ -177,13 +177,16 @@ class Publisher:
                     refused,
                 )
 
-    def _change_session(self) -> None:
+    def _notice_session(self) -> None:
         """Begin with a new session, or note that there is none: what was unanswered belongs to the backlog again."""
+        session = self._broker.session
+        if session is self._session:
+            return
         self._collect()
         self._suspect_poison()
         self._sent.clear()
         self._asides.clear()
-        self._session = session = self._broker.session
+        self._session = session
         if session is None:
             return
         self._refusals_logged = self._evicting = False

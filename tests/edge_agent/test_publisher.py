@@ -145,6 +145,13 @@ def test_what_came_before_the_session_is_historical_and_what_comes_in_it_is_live
     ]
 
 
+def test_a_verdict_stored_after_the_session_began_is_live_even_if_nothing_was_sent_yet(outbox, broker, clock):
+    publisher, session = Publisher(outbox, broker, ORIGIN, monotonic=clock), broker.connect()
+    publisher.store(results(0))
+    publisher.send()
+    assert session.results[0][1:] == (0, False)
+
+
 def test_live_verdicts_are_not_held_behind_a_long_backlog(outbox, broker, clock):
     publisher = Publisher(outbox, broker, ORIGIN, window=8, replay_per_s=1000.0, monotonic=clock)
     publisher.store(results(*range(100)))

@@ -1,0 +1,68 @@
+"""A small line for tests: parts, the tiny bundle, the agent's file, and the agent as a process of its own."""
+
+import io
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tiny_bundle
+import yaml
+
+from edge_agent.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def draw_parts(folder: Path, images: np.ndarray) -> Path:
+    """uint8 [n, h, w, 3] RGB to 000.png, 001.png, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        cv2.imwrite(str(folder / f"{number:03}.png"), image[..., ::-1])
+    return folder
+
+
+def make_line(folder: Path, *, port: int, parts: int = 10, **changes: Any) -> Path:
+    """Write bundle, parts and agent.yaml; `changes` replace sections, e.g. mqtt={"username": "u"} adds to mqtt."""
+    tiny_bundle.write_bundle(folder / "bundle", model=tiny_bundle.tiny_model())
+    draw_parts(folder / "parts", tiny_bundle.parts(parts))
+    config: dict[str, Any] = {
+        "device": "press-7",
+        "bundle": "bundle",
+        "topic": {"site": "plant", "line": "l1", "station": "s1"},
+        "cameras": {"top": {"kind": "folder", "path": "parts"}},
+        "engine": {"threads": 1},
+        "mqtt": {"host": "127.0.0.1", "port": port, "reconnect_min_s": 0.05, "reconnect_max_s": 0.5},
+    }
+    for name, value in changes.items():
+        config[name] = {**config.get(name, {}), **value} if isinstance(value, dict) else value
+    path = folder / "agent.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def agent(*arguments: str | Path, cwd: Path = ROOT, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    """Run the agent's command line to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "edge_agent", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """As `agent`, in this process: faster, for what starts no threads of its own and takes no signals."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as ended:
+        main(list(map(str, arguments)))
+    return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), stdout.getvalue(), stderr.getvalue())
+
+
+def start_agent(*arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "edge_agent", *map(str, arguments)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
