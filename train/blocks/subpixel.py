@@ -49,13 +49,13 @@ def space_to_depth(x: Float[Array, "n bh bw c"], block: int) -> Float[Array, "n 
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // block, w // block, c * block**2)
 
 
-def fold_upsampled(kernel: Float[Array, "5 5 c o"]) -> Float[Array, "3 3 c 4o"]:
+def fold_upsampled(kernel: Float[Array, "5 5 c o"]) -> Float[Array, "3 3 c 4*o"]:
     """The 3x3 kernel whose convolution, then `depth_to_space`, is `kernel` on the x2 upsampled map."""
     folded = jnp.einsum("aru,bsv,uvco->rscabo", UPSAMPLED, UPSAMPLED, kernel)
     return folded.reshape(3, 3, kernel.shape[2], 4 * kernel.shape[3])
 
 
-def fold_strided(kernel: Float[Array, "5 5 c o"]) -> Float[Array, "3 3 4c o"]:
+def fold_strided(kernel: Float[Array, "5 5 c o"]) -> Float[Array, "3 3 4*c o"]:
     """The 3x3 kernel that does on `space_to_depth(x, 2)` what `kernel` does on x at stride 2."""
     folded = jnp.einsum("rau,sbv,uvco->rsabco", STRIDED, STRIDED, kernel)
     return folded.reshape(3, 3, 4 * kernel.shape[2], kernel.shape[3])

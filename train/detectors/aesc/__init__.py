@@ -29,7 +29,14 @@ DROPOUT_STREAM = 1  # folded into the run's seed, apart from what training draws
 def build(config: AEScConfig, rngs: nnx.Rngs) -> AESc:
     fast = config.form == "fast" or (config.form == "auto" and jax.default_backend() == "cpu")
     forms = CPU_TRAINING if fast else PLAIN
-    return AESc(config.channels, config.filters, skips=config.network == "aesc", forms=forms, rngs=rngs)
+    return AESc(
+        config.channels,
+        config.filters,
+        skips=config.network == "aesc",
+        forms=forms,
+        norm_momentum=config.norm_momentum,
+        rngs=rngs,
+    )
 
 
 def loss(

@@ -4,6 +4,8 @@ The network of the authors' Keras code, configuration AESc_d6_f5_n16; `skips=Fal
 Shape letters: n images, h x w pixels, c channels (channels last).
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -24,9 +26,9 @@ CPU_SCORING: Forms = ("plain",) * DEPTH + ("subpixel",)  # no gradient: a stride
 class ConvNorm(nnx.Module):
     """5x5 convolution and batch normalisation, both with Keras' defaults; the caller says which way it samples."""
 
-    def __init__(self, channels: int, features: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, features: int, *, momentum: float, rngs: nnx.Rngs):
         self.conv = nnx.Conv(channels, features, (5, 5), kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
-        self.norm = nnx.BatchNorm(features, momentum=0.99, epsilon=1e-3, rngs=rngs)
+        self.norm = nnx.BatchNorm(features, momentum=momentum, epsilon=1e-3, rngs=rngs)
 
     def finish(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """What follows the bare convolution: bias, batch normalisation, LeakyReLU."""
@@ -40,12 +42,22 @@ class AESc(nnx.Module):
     `model.eval()` uses the running statistics of batch normalisation, `model.train()` those of the batch.
     """
 
-    def __init__(self, channels: int, filters: int, *, skips: bool = True, forms: Forms = PLAIN, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int,
+        filters: int,
+        *,
+        skips: bool = True,
+        forms: Forms = PLAIN,
+        norm_momentum: float = 0.99,
+        rngs: nnx.Rngs,
+    ):
         """`channels` of the image (1 or 3), `filters` of the first level, doubled at each of the six levels."""
+        block = partial(ConvNorm, momentum=norm_momentum, rngs=rngs)
         widths = [filters * 2**level for level in range(DEPTH)]
         self.skips, self.forms = skips, forms
-        self.encoder = nnx.List([ConvNorm(a, b, rngs=rngs) for a, b in zip([channels, *widths], widths, strict=False)])
-        self.decoder = nnx.List([ConvNorm(widths[j + 1], widths[j], rngs=rngs) for j in reversed(range(DEPTH - 1))])
+        self.encoder = nnx.List([block(a, b) for a, b in zip([channels, *widths], widths, strict=False)])
+        self.decoder = nnx.List([block(widths[j + 1], widths[j]) for j in reversed(range(DEPTH - 1))])
         self.head = nnx.Conv(widths[0], channels, (5, 5), kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:

@@ -1,0 +1,54 @@
+# make demo [DATA=folder]   make test [PARITY=1] [SLOW=1]   make check   make clean
+# Both set up their own virtual environment with pinned versions; nothing else has to be prepared but Python >= 3.11.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
+DEBIAN_ROOT := $(shell [ "$$(id -u)" = 0 ] && [ -f /etc/debian_version ] && command -v apt-get >/dev/null && echo yes)
+APT := apt-get install -y -qq --no-install-recommends
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+
+.PHONY: help setup demo test check lock clean
+help:
+	@sed -n '1,2p' Makefile | cut -c3-
+
+setup: $(VENV)/.ready
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "Faultline needs Python >= 3.11; none is on the PATH. Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { [ -n "$(DEBIAN_ROOT)" ] && apt-get update -qq && $(APT) python3-venv >/dev/null; } \
+		|| { echo "$(PYTHON) can't make a virtual environment. Install it first: apt-get install python3-venv"; exit 2; }
+	@echo "Setting up $(VENV) with pinned versions"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@$(UV) --editable '.[demo,dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/python examples/demo.py $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup mosquitto $(if $(PARITY),$(VENV)/.parity) check
+	SLOW=$(SLOW) PARITY=$(PARITY) $(BIN)/python -m pytest
+
+# PyTorch as an independent reference. pip, because it takes a CPU build where one is at hand; uv does not.
+$(VENV)/.parity: $(VENV)/.ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[parity]'
+	@touch $@
+
+.PHONY: mosquitto
+mosquitto:
+	@command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || [ -z "$(DEBIAN_ROOT)" ] || { apt-get update -qq && $(APT) mosquitto >/dev/null; }
+
+# Pins for every Python that the agent or the server runs on; no index lines, so no host is named.
+lock: setup
+	$(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.10 --no-annotate --no-header \
+		--no-emit-index-url $(addprefix --extra ,train export openvino page remote outputs sparkplug demo ray dev) -o constraints.txt
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache
