@@ -1,8 +1,12 @@
 """A small line for tests: parts, the tiny bundle, the agent's file, and the agent as a process of its own."""
 
 import io
+import json
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -61,8 +65,60 @@ def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), stdout.getvalue(), stderr.getvalue())
 
 
-def start_agent(*arguments: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "edge_agent", *map(str, arguments)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+class RunningAgent:
+    """`run --json` as a process of its own; what it prints and logs is collected as it comes."""
+
+    def __init__(self, config: Path):
+        self.printed: list[str] = []
+        self.logged: list[str] = []
+        self._changed = threading.Condition()
+        command = [sys.executable, "-m", "edge_agent", "run", "--config", str(config), "--json"]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )  # fmt: skip
+        pipes = ((self._process.stdout, self.printed), (self._process.stderr, self.logged))
+        self._readers = [threading.Thread(target=self._collect, args=pipe, daemon=True) for pipe in pipes]
+        for reader in self._readers:
+            reader.start()
+
+    def __enter__(self) -> "RunningAgent":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._process.poll() is None:
+            self.end(signal.SIGKILL)
+
+    def _collect(self, pipe: Any, lines: list[str]) -> None:
+        for line in pipe:
+            with self._changed:
+                lines.append(line)
+                self._changed.notify_all()
+
+    @property
+    def given(self) -> list[dict[str, Any]]:
+        """The verdicts that it printed: durable, every one. A line cut off by a kill is none."""
+        return [json.loads(line) for line in list(self.printed) if line.endswith("}\n")]
+
+    @property
+    def log(self) -> str:
+        return "".join(self.logged)
+
+    def wait_for(self, happened: Callable[["RunningAgent"], bool], timeout: float = 60.0) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: happened(self), timeout), self.log
+
+    def wait_given(self, more: int) -> None:
+        """Until it has given so many more verdicts."""
+        goal = len(self.printed) + more
+        self.wait_for(lambda agent: len(agent.printed) >= goal)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal and wait; the exit code."""
+        self._process.send_signal(number)
+        code = self._process.wait(60)
+        for reader in self._readers:
+            reader.join(60)
+        for pipe in (self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            pipe.close()
+        return code

@@ -85,6 +85,13 @@ class Mosquitto:
             self._process = None
 
 
+Key = tuple[str, str, int, int]  # device, camera, boot, sequence: what subscribers de-duplicate by
+
+
+def key(result: dict[str, Any]) -> Key:
+    return result["device"], result["camera"], result["boot"], result["sequence"]
+
+
 class Received(NamedTuple):
     topic: str
     payload: bytes
@@ -104,6 +111,8 @@ class Subscriber:
 
     def __init__(self, port: int, *, name: str = "mes", username: str | None = None, password: str | None = None):
         self.received: list[Received] = []
+        self.results: list[dict[str, Any]] = []  # those of them that are verdicts
+        self.keys: set[Key] = set()
         self._changed, self._subscribed = threading.Condition(), threading.Event()
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, clean_session=False, manual_ack=False)
         client.reconnect_delay_set(1, 1)
@@ -118,20 +127,20 @@ class Subscriber:
         assert self._subscribed.wait(START_S), "the subscriber got no answer"
 
     def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
+        received = Received(message.topic, message.payload, message.retain)
         with self._changed:
-            self.received.append(Received(message.topic, message.payload, message.retain))
+            self.received.append(received)
+            if received.leaf == "result":
+                self.results.append(received.json)
+                self.keys.add(key(received.json))
             self._changed.notify_all()
 
     def of(self, leaf: str) -> list[Received]:
         return [message for message in list(self.received) if message.leaf == leaf]
 
-    @property
-    def results(self) -> list[dict[str, Any]]:
-        return [message.json for message in self.of("result")]
-
     def wait_for(self, happened: Callable[["Subscriber"], bool], timeout: float = 30.0) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: happened(self), timeout), self.received[-5:]
+            assert self._changed.wait_for(lambda: happened(self), timeout), self.received[-1:]
 
     def close(self) -> None:
         self._client.disconnect()

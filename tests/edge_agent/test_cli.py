@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import tiny_bundle
-from line import agent, call, draw_parts, make_line, start_agent
+from line import ROOT, RunningAgent, agent, call, draw_parts, make_line
 from mosquitto import Mosquitto, Subscriber, free_port
 
 from edge_agent.messages import Event, Health, Result, State
@@ -69,18 +69,15 @@ def test_run_speaks_both_versions_of_mqtt_and_prints_json(tmp_path, broker, subs
 def test_a_kill_lets_the_broker_say_offline_and_a_restart_delivers_the_rest(tmp_path, broker, subscriber):
     camera = {"top": {"kind": "folder", "path": "parts", "loop": True, "interval_s": 0.01}}
     config = make_line(tmp_path, port=broker.port, cameras=camera)
-    process = start_agent("run", "--config", config)
-    subscriber.wait_for(lambda s: len(s.results) >= 5)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with RunningAgent(config) as process:
+        subscriber.wait_for(lambda s: len(s.results) >= 5)
+        process.end(signal.SIGKILL)
     subscriber.wait_for(lambda s: s.of("state")[-1].json["state"] == "offline")
     online, offline = (message.json for message in subscriber.of("state"))
     assert online["boot"] == offline["boot"]
-    process = start_agent("run", "--config", config)
-    subscriber.wait_for(lambda s: s.results[-1]["boot"] == online["boot"] + 1)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 0, stderr
+    with RunningAgent(config) as process:
+        subscriber.wait_for(lambda s: s.results[-1]["boot"] == online["boot"] + 1)
+        assert process.end(signal.SIGTERM) == 0, process.log
     subscriber.wait_for(lambda s: s.of("state")[-1].json["state"] == "stopped")
 
 
@@ -235,16 +232,14 @@ def before_paths(folder):
 def test_check_does_not_disturb_the_running_agent(tmp_path, broker, subscriber):
     camera = {"top": {"kind": "folder", "path": "parts", "loop": True, "interval_s": 0.02}}
     config = make_line(tmp_path, port=broker.port, cameras=camera)
-    process = start_agent("run", "--config", config)
-    subscriber.wait_for(lambda s: len(s.results) >= 1)
-    code, found = checked(config)
-    assert code == 0, found
-    seen = len(subscriber.results)
-    subscriber.wait_for(lambda s: len(s.results) > seen + 3)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert stderr.count("Connected to") == 1
+    with RunningAgent(config) as process:
+        subscriber.wait_for(lambda s: len(s.results) >= 1)
+        code, found = checked(config)
+        assert code == 0, found
+        seen = len(subscriber.results)
+        subscriber.wait_for(lambda s: len(s.results) > seen + 3)
+        assert process.end(signal.SIGINT) == 0
+    assert process.log.count("Connected to") == 1
     assert [message.json["state"] for message in subscriber.of("state")] == ["online", "stopped"]
 
 
@@ -394,8 +389,8 @@ def test_the_agent_never_loads_jax_or_torch():
 @pytest.mark.broker
 def test_a_closed_console_does_not_stop_the_line(tmp_path, broker, subscriber):
     config = make_line(tmp_path, port=broker.port, parts=30)
-    process = start_agent("run", "--config", config)
-    process.stdout.close()  # as `| head -1` does
-    assert process.wait(60) == 0, process.stderr.read()
-    process.stderr.close()
+    command = f"{sys.executable} -m edge_agent run --config {config} | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("000.png  pass")
+    assert "Traceback" not in done.stderr
     subscriber.wait_for(lambda s: len(s.results) == 30)
