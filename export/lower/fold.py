@@ -48,7 +48,7 @@ def fold(
         return [renamed]
     if name in _ELEMENTWISE:
         return [Constant(_computed(primitive, _compact(inputs, len(shapes[0])), params)[0], shapes[0])]
-    if all(all_static(shape) for shape in (*shapes, *(value.shape for value in inputs))):
+    if inputs and all(all_static(shape) for shape in (*shapes, *(value.shape for value in inputs))):
         results = _computed(primitive, [_full(value) for value in inputs], params)
         return [Constant(result, shape) for result, shape in zip(results, shapes, strict=True)]
     if name in (*REDUCTIONS, *_WINDOWS) and _leaves_symbolic_axes(inputs[0], params):

@@ -9,10 +9,10 @@ import numpy as np
 
 from export.lower.dtypes import onnx_type
 from export.lower.errors import UnsupportedError
-from export.lower.layout import Tensor, as_tensor, common_order, extended, in_full
+from export.lower.layout import Tensor, arranged, as_tensor, common_order, extended, in_full
 from export.lower.reductions import with_axis
 from export.lower.registry import Operation, lowers
-from export.lower.resize import can_repeat, repeated, repeats
+from export.lower.resize import repeated, repeats
 from export.lower.shapes import is_static, same
 
 _END = int(np.iinfo(np.int64).max)
@@ -93,42 +93,66 @@ def pad(operation: Operation) -> Tensor:
 
 @lowers("gather")
 def gather(operation: Operation) -> Tensor:
-    """Elements along one axis at places known at export, as x[..., places] or jnp.take(x, places, axis) write it."""
-    indices = operation.constant(1, "indices")
-    params, x = operation.params, operation.tensor()
-    numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
+    """Elements at places known at export, as x[:, 1:5:2, 0], x[..., places] or jnp.take(x, places, axis) write it.
+
+    JAX numbers every indexed axis; those that a constant or one axis of the result selects are taken one by one.
+    """
+    indices, x = operation.constant(1, "indices"), operation.tensor()
+    numbers = operation.params["dimension_numbers"]
+    operation.require(not numbers.operand_batching_dims, "a gather of each image by its own places is not lowered")
+    kept = [axis for axis in range(len(x.shape)) if axis not in numbers.collapsed_slice_dims]
+    becomes = dict(zip(kept, numbers.offset_dims, strict=True))  # axis -> axis of the result
+    grid = [place for place in range(len(operation.shape)) if place not in numbers.offset_dims]
+    starts: dict[int, int] = {}
+    for column, axis in enumerate(numbers.start_index_map):
+        places = indices[..., column]
+        _require_inside(operation, x, axis, places)
+        along = [g for g in range(places.ndim) if np.any(places != places.take([0], axis=g))]
+        if not along:
+            starts[axis] = int(places.flat[0])
+            continue
+        operation.require(
+            len(along) == 1 and axis not in becomes and grid[along[0]] not in becomes.values(),
+            "indexing several axes together is not lowered; index one axis after the other",
+        )
+        line = np.moveaxis(places, along[0], 0).reshape(places.shape[along[0]], -1)[:, 0]
+        x = _taken(operation, with_axis(operation, x, axis), axis, line)
+        becomes[axis] = grid[along[0]]
+    x = _cut(operation, x, starts)
+    x = arranged(operation.graph, x, [axis for axis in x.axes if axis in becomes])
+    return replace(x, shape=operation.shape, axes=tuple(becomes[axis] for axis in x.axes))
+
+
+def _require_inside(operation: Operation, x: Tensor, axis: int, places: np.ndarray) -> None:
+    operation.require(is_static(x.shape[axis]), "indexing the batch is not lowered")
+    last = int(x.shape[axis]) - operation.params["slice_sizes"][axis]
     operation.require(
-        len(numbers.start_index_map) == 1 and not numbers.operand_batching_dims,
-        "indexing several axes at once is not lowered; index one axis after the other",
-    )
-    (axis,) = numbers.start_index_map
-    operation.require(
-        all(same(size, dim) for other, (size, dim) in enumerate(zip(sizes, x.shape, strict=True)) if other != axis),
-        "a gather of blocks is not lowered; slice the array first",
-    )
-    length, places = int(sizes[axis]), indices[..., 0]
-    operation.require(
-        bool(np.all((places >= 0) & (places + length <= x.shape[axis]))),
+        bool(np.all((places >= 0) & (places <= last))),
         f"an index lies outside the axis of {x.shape[axis]}; JAX would fill or clamp there",
     )
-    x = with_axis(operation, x, axis)
-    if not numbers.collapsed_slice_dims:
-        operation.require(places.ndim == 0, "a gather of overlapping blocks is not lowered")
-        return _sliced(operation, x, {axis: (int(places), int(places) + length, 1)})
-    if places.ndim == 0:
-        taken = operation.graph.add(
-            "Gather", x.name, operation.graph.constant(places, np.int64), axis=x.axes.index(axis)
-        )
-        return _without_axis(operation, x, axis, taken)
-    operation.require(places.ndim == 1, "indices of several axes are not lowered; flatten them and reshape the result")
-    return _moved_axis(operation, _taken(operation, x, axis, places), axis)
+
+
+def _cut(operation: Operation, x: Tensor, starts: dict[int, int]) -> Tensor:
+    """The slices of a gather: slice_sizes elements from each start, or from 0 where an axis is not indexed."""
+    sizes = operation.params["slice_sizes"]
+    indexed = set(operation.params["dimension_numbers"].start_index_map)
+    parts = {}
+    for axis, size in enumerate(sizes):
+        is_taken = axis in indexed and axis not in starts
+        if not is_taken and not same(size, x.shape[axis]):
+            start = starts.get(axis, 0)
+            parts[axis] = (start, start + size, 1)
+    shape = tuple(sizes[axis] if axis in parts else dim for axis, dim in enumerate(x.shape))
+    x = with_axis(operation, x, *parts)
+    return _with_shape(x, _sliced_name(operation, x, parts), shape)
 
 
 def _taken(operation: Operation, x: Tensor, axis: int, places: np.ndarray) -> Tensor:
     """Places that repeat pixels upsample, evenly spaced ones slice, and only the others gather."""
     size = int(x.shape[axis])
-    if (times := repeats(places, size)) is not None and can_repeat(x, axis):
-        return repeated(operation.graph, x, axis, times)
+    times = repeats(places, size)
+    if times is not None and (upsampled := repeated(operation.graph, x, axis, times)) is not None:
+        return upsampled
     shape = tuple(places.size if other == axis else dim for other, dim in enumerate(x.shape))
     steps = set(np.diff(places).tolist()) or {1}
     if len(steps) == 1 and min(steps) > 0:
@@ -141,19 +165,20 @@ def _taken(operation: Operation, x: Tensor, axis: int, places: np.ndarray) -> Te
     return _with_shape(x, name, shape)
 
 
-def _moved_axis(operation: Operation, x: Tensor, axis: int) -> Tensor:
-    """JAX puts the gathered axis where offset_dims leave room."""
-    offsets = operation.params["dimension_numbers"].offset_dims
-    (new,) = [place for place in range(len(operation.shape)) if place not in offsets]
-    kept = [other for other in range(len(x.shape)) if other != axis]
-    moved = {other: offsets[index] for index, other in enumerate(kept)} | {axis: new}
-    return replace(x, shape=operation.shape, axes=tuple(moved[other] for other in x.axes))
-
-
-def _without_axis(operation: Operation, x: Tensor, axis: int, name: str) -> Tensor:
-    kept = [other for other in range(len(x.shape)) if other != axis]
-    stored = [(a, size) for a, size in zip(x.axes, x.sizes, strict=True) if a != axis]
-    return operation.result(name, [kept.index(a) for a, _ in stored], [size for _, size in stored])
+@lowers("tile")
+def tile(operation: Operation) -> Tensor:
+    """Whole copies one after the other; an axis of size 1 is only stretched."""
+    times = operation.params["reps"]
+    axes = [axis for axis, count in enumerate(times) if count != 1]
+    x = operation.tensor()
+    copied = [axis for axis in axes if not same(x.shape[axis], 1)]
+    x = with_axis(operation, x, *copied)
+    if not copied:
+        return replace(x, shape=operation.shape)
+    counts = operation.graph.integers(*(times[axis] if axis in copied else 1 for axis in x.axes))
+    name = operation.graph.add("Tile", x.name, counts)
+    sizes = tuple(operation.shape[axis] if axis in copied else size for axis, size in zip(x.axes, x.sizes, strict=True))
+    return Tensor(name, x.dtype, operation.shape, x.axes, sizes)
 
 
 @lowers("iota")

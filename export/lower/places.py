@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from jax.extend import source_info_util
 
 _FRAME = re.compile(r"^(?P<file>.+?):(?P<line>\d+)(:\d+)? \((?P<function>.+)\)$")
 _LIBRARY = re.compile(r"[\\/](site-packages|dist-packages)[\\/]")
-_OURS = re.compile(r"[\\/]export[\\/]lower[\\/]|[\\/]export[\\/]\w+\.py$")
+_OURS = str(Path(__file__).resolve().parents[1])
 _MOST_FRAMES = 32
 
 
@@ -67,7 +67,7 @@ def _frames(source_info: Any) -> tuple[Frame, ...]:
     """The Python frames of an operation below the traced function, JAX's own and ours left out."""
     found = []
     for text in source_info_util.summarize(source_info, num_frames=_MOST_FRAMES).splitlines():
-        if (match := _FRAME.match(text)) and not _OURS.search(match["file"]):
+        if (match := _FRAME.match(text)) and not match["file"].startswith(_OURS):
             found.append(Frame(match["file"], int(match["line"]), match["function"]))
     return tuple(found)
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from export.lower.layout import Tensor, arranged, channels_first, reshaped, stretched_to_full
 from export.lower.registry import Operation, lowers
-from export.lower.resize import can_repeat, repeated
-from export.lower.shapes import Group, regroup
+from export.lower.resize import repeated
+from export.lower.shapes import Group, is_static, regroup
 
 
 @lowers("transpose")
@@ -82,9 +82,9 @@ def _with_repeats(operation: Operation, x: Tensor, groups: list[Group]) -> tuple
     """An image axis merged with a stretched axis behind it repeats each pixel: nearest upsampling, not a copy."""
     result: list[Group] = []
     for before, after in groups:
-        if len(before) == 2 and len(after) == 1 and x.is_stretched(before[1]) and can_repeat(x, before[0]):
-            x = repeated(operation.graph, x, before[0], int(x.shape[before[1]]))
-            result.append((before[:1], after))
-        else:
-            result.append((before, after))
+        upsampled = None
+        if len(before) == 2 and len(after) == 1 and x.is_stretched(before[1]) and is_static(x.shape[before[1]]):
+            upsampled = repeated(operation.graph, x, before[0], int(x.shape[before[1]]))
+        x = upsampled or x
+        result.append((before[:1], after) if upsampled else (before, after))
     return x, result

@@ -13,21 +13,28 @@ import numpy as np
 
 from export.lower.dtypes import FLOAT32
 from export.lower.graph import Graph
-from export.lower.layout import Tensor
+from export.lower.layout import Tensor, arranged, channels_first
 from export.lower.shapes import is_static
 
-_SPATIAL = (2, 3)  # stored places that engines resize: n, c, then h, w
+
+def _as_image(graph: Graph, x: Tensor, axis: int) -> Tensor | None:
+    """The tensor stored as [n, c, h, w], axes of size 1 put in, with the axis as height or width; else None."""
+    if x.dtype != FLOAT32 or axis not in x.order or not is_static(x.shape[axis]):
+        return None
+    if len(x.axes) == 4 and axis in x.axes[2:]:
+        return x
+    order = channels_first(4)
+    if len(x.shape) != 4 or axis not in order[2:] or tuple(a for a in order if a in x.order) != x.order:
+        return None
+    return arranged(graph, x, order)
 
 
-def can_repeat(x: Tensor, axis: int) -> bool:
-    """Whether the axis is stored as height or width of a float image of known size."""
-    return _is_image_axis(x, axis)
-
-
-def repeated(graph: Graph, x: Tensor, axis: int, times: int) -> Tensor:
-    """Each element `times` times in a row along an axis, as [a, a, b, b]."""
-    name = _resize(graph, x, axis, times, mode="nearest", coordinates="asymmetric", nearest_mode="floor")
-    return _with_size(x, axis, name, int(x.shape[axis]) * times)
+def repeated(graph: Graph, x: Tensor, axis: int, times: int) -> Tensor | None:
+    """Each element `times` times in a row along an axis, as [a, a, b, b]; None if x is no image."""
+    if (image := _as_image(graph, x, axis)) is None:
+        return None
+    name = _resize(graph, image, axis, times, mode="nearest", coordinates="asymmetric", nearest_mode="floor")
+    return _with_size(image, axis, name, int(x.shape[axis]) * times)
 
 
 def repeats(indices: np.ndarray, size: int) -> int | None:
@@ -40,10 +47,12 @@ def repeats(indices: np.ndarray, size: int) -> int | None:
 def linearly_resized(graph: Graph, x: Tensor, axis: int, weights: np.ndarray) -> Tensor | None:
     """The axis mapped by a matrix of weights [size, new size], if that is linear upsampling; None if it isn't."""
     size, new_size = weights.shape
-    if new_size <= size or not _is_image_axis(x, axis) or not np.allclose(weights, _linear(size, new_size), atol=1e-6):
+    if new_size <= size or not np.allclose(weights, _linear(size, new_size), atol=1e-6):
         return None
-    name = _resize(graph, x, axis, new_size / size, mode="linear", coordinates="half_pixel")
-    return _with_size(x, axis, name, new_size)
+    if (image := _as_image(graph, x, axis)) is None:
+        return None
+    name = _resize(graph, image, axis, new_size / size, mode="linear", coordinates="half_pixel")
+    return _with_size(image, axis, name, new_size)
 
 
 def _linear(size: int, new_size: int) -> np.ndarray:
@@ -63,14 +72,9 @@ def _resize(graph: Graph, x: Tensor, axis: int, scale: float, *, mode: str, coor
 def _exact_scale(size: int, scale: float) -> np.float32:
     """The scale as float32, such that engines that compute floor(size * scale) arrive at the size that is meant."""
     wanted, result = round(size * scale), np.float32(scale)
-    while int(np.floor(np.float32(size) * result)) < wanted:
+    while size * float(result) < wanted:
         result = np.nextafter(result, np.float32(np.inf))
     return result
-
-
-def _is_image_axis(x: Tensor, axis: int) -> bool:
-    is_image = len(x.axes) == 4 and x.dtype == FLOAT32 and axis in x.order and x.axes.index(axis) in _SPATIAL
-    return is_image and is_static(x.shape[axis])
 
 
 def _with_size(x: Tensor, axis: int, name: str, size: int) -> Tensor:
