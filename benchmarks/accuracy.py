@@ -69,7 +69,7 @@ ROWS = (
 def main(
     data: Annotated[Path | None, typer.Option(help="Folder that holds the sets.")] = None,
     runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs/accuracy"),
-    only: Annotated[str, typer.Option(help="Only sets whose name holds this.")] = "",
+    only: Annotated[str, typer.Option(help="Only rows whose set and system hold this text.")] = "",
     table: Annotated[bool, typer.Option("--table", help="Print the table and run nothing.")] = False,
 ) -> None:
     """Run the missing rows and print all."""
@@ -77,7 +77,7 @@ def main(
         if data is None:
             raise typer.BadParameter("name the folder that holds the sets, for example --data ../shared/data")
         for row in ROWS:
-            if only in row.dataset and not row.path.exists():
+            if only in f"{row.dataset} {row.name}" and not row.path.exists():
                 measure(row, data, runs)
     print("\n".join(as_table(ROWS)))
 
