@@ -25,8 +25,17 @@ from train.durable import write_text
 
 RESULTS = Path(__file__).parent / "results" / "accuracy"
 KEPT = (
-    "image_auroc", "pixel_auroc", "aupro", "image_aupr", "image_f1_max", "false_reject_rate", "escape_rate_overall",
-    "n_normal", "n_defective", "data_digest", "versions",
+    "image_auroc",
+    "pixel_auroc",
+    "aupro",
+    "image_aupr",
+    "image_f1_max",
+    "false_reject_rate",
+    "escape_rate_overall",
+    "n_normal",
+    "n_defective",
+    "data_digest",
+    "versions",
 )
 
 
@@ -96,12 +105,18 @@ def measure(row: Row, data: Path, runs: Path) -> None:
     metrics = json.loads(_train("evaluate", str(run), "--data", str(folder), "--json", *overrides))
     provenance = json.loads((run / "provenance.json").read_text())
     record = {
-        "set": row.dataset, "system": row.system, "name": row.name, "config": row.config,
-        "settings": [*row.training, *row.scoring], "config_digest": metrics["config_digest"], "seed": metrics["seed"],
+        "set": row.dataset,
+        "system": row.system,
+        "name": row.name,
+        "config": row.config,
+        "settings": [*row.training, *row.scoring],
+        "config_digest": metrics["config_digest"],
+        "seed": metrics["seed"],
         "scoring": metrics["scoring"],
         **{key: metrics[key] for key in KEPT},
         "fit_minutes": None if finished else round((trained - started) / 60, 2),
-        "device": provenance["device"], "commit": provenance["commit"],
+        "device": provenance["device"],
+        "commit": provenance["commit"],
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     write_text(row.path, json.dumps(record, indent=1) + "\n")

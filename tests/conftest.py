@@ -2,9 +2,14 @@
 
 import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+# Many tests compile the same small programs, some in processes of their own: compile each once.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 # Shrinking a failure of compiled code takes minutes and shows little that the first failure does not.
 UNSHRUNK = [phase for phase in Phase if phase not in {Phase.shrink, Phase.explain}]

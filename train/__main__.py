@@ -14,14 +14,17 @@ import typer
 from edge_agent.preprocess import ImageError
 from train.config import ConfigError
 from train.data.folder import DataError
-from train.provenance import versions
 
 app = typer.Typer(
-    help="Learn from good parts on the server.", no_args_is_help=True, pretty_exceptions_enable=False,
+    help="Learn from good parts on the server.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
     add_completion=False,
 )
 
-Data = Annotated[Path, typer.Option("--data", help="Folder of images (docs/data.md) or a .csv table.", show_default=False)]
+Data = Annotated[
+    Path, typer.Option("--data", help="Folder of images (docs/data.md) or a .csv table.", show_default=False)
+]
 Settings = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
@@ -59,11 +62,11 @@ def fit(
             path = find_config(detector, config or ("cpu" if backend == "cpu" else "paper"))
         resolved = load_config(path, system.schema, settings)
         dataset = open_dataset(data)
-        _say(f"{detector} with {path} (digest {config_digest(resolved)}) on {backend}, {len(dataset.train)} good images")
-        _check(dataset)
-        thresholds = fit_detector(
-            system, resolved, dataset, out, product=product or data.resolve().stem, resume=resume
+        _say(
+            f"{detector} with {path} (digest {config_digest(resolved)}) on {backend}, {len(dataset.train)} good images"
         )
+        _check(dataset)
+        thresholds = fit_detector(system, resolved, dataset, out, product=product or data.resolve().stem, resume=resume)
         if as_json:
             _print_json({"run": str(out), "thresholds": thresholds.model_dump()})
         else:
@@ -94,7 +97,12 @@ def evaluate(
         held_out = None if defective else held_out_with_stains(trained)
         with Work("scoring", len(dataset.test) + (2 * len(held_out.images) if held_out else 0)) as work:
             evaluation = evaluate_detector(
-                trained.score_batch, dataset, trained.preprocessing, thresholds, about(trained), held_out=held_out,
+                trained.score_batch,
+                dataset,
+                trained.preprocessing,
+                thresholds,
+                about(trained),
+                held_out=held_out,
                 on_progress=work.reached,
             )
         write_metrics(run / "metrics.json", evaluation.metrics)
@@ -129,7 +137,12 @@ def draw(
 
         with Work("drawing", 1) as work:
             draw_product_line(
-                out, seed=seed, size=size, train=count, test_good=test_good, defects_per_type=defects_per_type,
+                out,
+                seed=seed,
+                size=size,
+                train=count,
+                test_good=test_good,
+                defects_per_type=defects_per_type,
                 progress=work.reached,
             )
         _say(f"Drawn: {out}. Next: python -m train fit aesc --data {out} --out runs/{out.name}")
@@ -138,8 +151,12 @@ def draw(
 def headline(metrics: dict[str, object]) -> list[str]:
     """The figures that a person looks for first."""
     shown = {
-        "image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO (FPR <= 0.3)",
-        "image_f1_max": "F1-max", "false_reject_rate": "false-reject rate", "escape_rate_overall": "escape rate",
+        "image_auroc": "image AUROC",
+        "pixel_auroc": "pixel AUROC",
+        "aupro": "AUPRO (FPR <= 0.3)",
+        "image_f1_max": "F1-max",
+        "false_reject_rate": "false-reject rate",
+        "escape_rate_overall": "escape rate",
         "stain_detection_rate_held_out": "detection rate on drawn stains",
     }
     return [f"{words}: {metrics[key]:.3f}" for key, words in shown.items() if isinstance(metrics.get(key), float)]
@@ -158,7 +175,9 @@ def _check(dataset: object) -> None:
         _say(line)
     errors = sum(finding.severity == "error" for finding in findings)
     if errors:
-        raise DataError(f"{errors} of these would make the training wrong; nothing was trained. Mend them and start again.")
+        raise DataError(
+            f"{errors} of these would make the training wrong; nothing was trained. Mend them and start again."
+        )
 
 
 def _say(line: str) -> None:

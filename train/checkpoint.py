@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import orbax.checkpoint as ocp
@@ -12,7 +12,7 @@ from train.loop import TrainState
 
 
 class Checkpoints:
-    """RUN/checkpoints. A checkpoint is written beside its place and renamed, so a killed run never leaves half of one."""
+    """RUN/checkpoints. One is written beside its place and renamed, so a killed run never leaves half of one."""
 
     def __init__(self, folder: Path, monitor: str):
         """`monitor` names the metric whose largest value makes the best checkpoint."""
@@ -39,11 +39,11 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        return self._manager.latest_step()
+        return cast("int | None", self._manager.latest_step())
 
     @property
     def best(self) -> int | None:
-        return self._manager.best_step()
+        return cast("int | None", self._manager.best_step())
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """State and history of a step; `like` gives structure, shapes and dtypes."""

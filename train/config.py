@@ -1,4 +1,4 @@
-"""Configs: one YAML file, one run. Every setting is typed; a wrong one is answered with its line and the nearest right one."""
+"""Configs: one YAML file, one run. A wrong setting is answered with its line and the nearest right one."""
 
 import difflib
 import hashlib

@@ -22,7 +22,7 @@ from train.data.folder import Dataset, Sample, digest
 from train.detectors import Detector
 from train.durable import write_text
 from train.fit_threshold import Thresholds
-from train.loop import TrainState, make_train_steps, mean_loss
+from train.loop import TrainState, TrainSteps, make_train_steps, mean_loss
 from train.optimizer import build_optimizer, build_plateau
 from train.progress import Work
 from train.provenance import describe
@@ -50,7 +50,8 @@ def split_good(samples: Sequence[Sample], fraction: float, seed: int) -> Split:
     count = min(max(round(fraction * len(samples)), MIN_HELD_OUT), len(samples) // 2)
     if count < MIN_HELD_OUT:
         raise RunError(
-            f"{len(samples)} good images are too few to train on and to hold {MIN_HELD_OUT} out. Record more good parts."
+            f"{len(samples)} good images are too few to train on and to hold {MIN_HELD_OUT} out. "
+            "Record more good parts."
         )
     order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(len(samples))
     held_out = set(order[:count].tolist())
@@ -65,7 +66,7 @@ def fit(
 ) -> Thresholds:
     """Trains into the run folder `out` and fits the thresholds.
 
-    With `resume` a killed run goes on from its newest checkpoint and ends with the numbers of one that was never killed.
+    With `resume` a killed run goes on from its newest checkpoint and ends with the numbers of one never killed.
     Raises RunError, ConfigError, TrainingDiverged.
     """
     _open_folder(detector, config, dataset, out, product=product, resume=resume)
@@ -134,8 +135,7 @@ def _train(
 ) -> None:
     graph, state = initial_state(detector, config)
     history: dict[str, Any] = {"best_loss": math.inf}
-    on_cpu = jax.default_backend() == "cpu"
-    train_steps = make_train_steps(_loss_fn(detector, config, graph), build_optimizer(config), unroll=on_cpu)
+    train_steps = training_steps(detector, config, graph)
     validate = _validation(detector, config, graph, held_out)
     plateau = build_plateau(config)
     images = None if resident is None else jnp.asarray(resident)
@@ -152,9 +152,9 @@ def _train(
         ):
             for epoch in range(start // config.steps_per_epoch, config.epochs):
                 losses = []
-                chunks = stacked(_batches(config, samples, resident, epoch), _per_dispatch(config, on_cpu))
+                chunks = stacked(_batches(config, samples, resident, epoch), _per_dispatch(config))
                 for batches in chunks:
-                    state, metrics = train_steps(state, batches, images)
+                    state, metrics = train_steps(state, jnp.asarray(batches), images)
                     losses.append(np.asarray(metrics["loss"]))
                     _check_finite(losses[-1], int(state.step), checkpoints, out)
                     work.done(len(losses[-1]), f"loss {losses[-1][-1]:.5f}")
@@ -173,6 +173,12 @@ def _train(
                     f"epoch {epoch + 1}/{config.epochs}: loss {loss:.5f}, held-out {detector.monitor} "
                     f"{figures[detector.monitor]:.2f} {detector.monitor_unit}"
                 )
+
+
+def training_steps(detector: Detector, config: RunConfig, graph: nnx.GraphDef) -> TrainSteps:
+    """The compiled training step of a detector, written out on a CPU and scanned elsewhere."""
+    loss_fn, on_cpu = _loss_fn(detector, config, graph), jax.default_backend() == "cpu"
+    return make_train_steps(loss_fn, build_optimizer(config), unroll=on_cpu)
 
 
 def _loss_fn(detector: Detector, config: RunConfig, graph: nnx.GraphDef) -> Any:
@@ -218,16 +224,18 @@ def _batches(
     )
 
 
-def _per_dispatch(config: RunConfig, on_cpu: bool) -> int:
+def _per_dispatch(config: RunConfig) -> int:
     """The largest divisor of an epoch's steps up to what was asked for, so that one program serves the whole run."""
-    wanted = config.steps_per_dispatch or (1 if on_cpu else 25)
+    wanted = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 25)
     return max(k for k in range(1, min(wanted, config.steps_per_epoch) + 1) if config.steps_per_epoch % k == 0)
 
 
 def _check_finite(losses: np.ndarray, step: int, checkpoints: Checkpoints, out: Path) -> None:
     if not np.isfinite(losses).all():
         first = step - len(losses) + int(np.argmin(np.isfinite(losses)))
-        raise TrainingDiverged(f"The loss of step {first} is {losses[~np.isfinite(losses)][0]}. {_kept(checkpoints, out)}")
+        raise TrainingDiverged(
+            f"The loss of step {first} is {losses[~np.isfinite(losses)][0]}. {_kept(checkpoints, out)}"
+        )
 
 
 def _check_divergence(loss: float, best: float, epoch: int, checkpoints: Checkpoints, out: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +25,15 @@ class TrainState(NamedTuple):
     key: Array  # root key; step keys are folded from it, so a resumed run draws what it would have drawn
 
 
-def make_train_steps(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, unroll: bool
-) -> Callable[[TrainState, Array, Array | None], tuple[TrainState, dict[str, Array]]]:
+TrainSteps = Callable[[TrainState, Array, Array | None], tuple[TrainState, dict[str, Array]]]
+
+
+def make_train_steps(loss_fn: LossFn, optimizer: optax.GradientTransformation, *, unroll: bool) -> TrainSteps:
     """The compiled function of k updates.
 
     It takes the state (donated), batches [k, ...] and the resident images or None: with resident images [m, h, w, 3] a
-    batch is indices [k, n] into them, without it is the images themselves [k, n, h, w, 3]. Metrics come back stacked [k].
-    `unroll` writes the k updates out instead of scanning: XLA runs convolutions inside loops slowly on a CPU.
+    batch is indices [k, n] into them, without it is the images themselves [k, n, h, w, 3]. Metrics come back
+    stacked [k]. `unroll` writes the k updates out instead of scanning: XLA runs convolutions in loops slowly on a CPU.
     """
 
     @partial(jax.jit, donate_argnums=0)

@@ -37,7 +37,9 @@ class Work:
         now = time.monotonic()
         if now - self._said >= LINE_EVERY_S:
             self._said = now
-            self.say(f"{self._what} {self._done}/{self._total}, {self._remaining(now)} left{', ' + note if note else ''}")
+            self.say(
+                f"{self._what} {self._done}/{self._total}, {self._remaining(now)} left{', ' + note if note else ''}"
+            )
 
     def reached(self, done: int, total: int) -> None:
         """The same for a callback that is told how far it has come, of how much."""

@@ -1,13 +1,13 @@
 """A run folder: what `fit` leaves behind and `evaluate` and `export` read.
 
-    config.yaml      every setting, as resolved; a --config file itself
-    provenance.json  versions, commit, command, data digest
-    split.json       which good images were trained on and which were held out
-    held_out.npz     the held-out images at model size: for thresholds, the golden set and the report
-    checkpoints/     Orbax: the newest two and the best
-    thresholds.json  fitted on the held-out images when training has ended
-    events/          TensorBoard
-    metrics.json, report.html   written by `evaluate`
+config.yaml      every setting, as resolved; a --config file itself
+provenance.json  versions, commit, command, data digest
+split.json       which good images were trained on and which were held out
+held_out.npz     the held-out images at model size: for thresholds, the golden set and the report
+checkpoints/     Orbax: the newest two and the best
+thresholds.json  fitted on the held-out images when training has ended
+events/          TensorBoard
+metrics.json, report.html   written by `evaluate`
 """
 
 import json
@@ -87,7 +87,7 @@ class TrainedRun:
         self, images: UInt8[np.ndarray, "n h w 3"]
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n h w"]]:
         """Raw image scores and maps of any number of images; one compiled program per batch size."""
-        raw = self._compiled(self.weights, images)
+        raw = self._compiled(self.weights, jax.numpy.asarray(images))
         return np.asarray(raw.image_score), np.asarray(raw.anomaly_map)
 
     def fit_thresholds(self) -> Thresholds:
@@ -128,8 +128,8 @@ def preprocessing_of(config: RunConfig) -> Preprocessing:
 def initial_state(detector: Detector, config: RunConfig) -> tuple[nnx.GraphDef, TrainState]:
     """Everything drawn from the run's seed."""
     model = detector.build(config, nnx.Rngs(config.seed))
-    model.train()
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    model.train()  # type: ignore[no-untyped-call]
+    graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     state = TrainState(
         step=jax.numpy.zeros((), jax.numpy.int32),
         params=params,
@@ -215,12 +215,12 @@ def held_out_with_stains(run: TrainedRun) -> HeldOut:
 def thresholds_of(run: TrainedRun) -> Thresholds:
     """The fitted thresholds, or a RunError where training has not ended."""
     if run.thresholds is None:
-        raise RunError(f"{run.folder} has no thresholds yet: its training has not ended. Go on with `train fit --resume`.")
+        raise RunError(
+            f"{run.folder} has no thresholds yet: its training has not ended. Go on with `train fit --resume`."
+        )
     return run.thresholds
 
 
 def about(run: TrainedRun) -> About:
     """What metrics.json says of the run."""
-    return About(
-        run.product, run.system, run.scoring_mode, run.config.seed, config_digest(run.config), versions()
-    )
+    return About(run.product, run.system, run.scoring_mode, run.config.seed, config_digest(run.config), versions())

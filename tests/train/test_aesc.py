@@ -213,6 +213,6 @@ def test_contrast_rule_offers_the_scoring_mode(tmp_path, settings, mode):
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, setting, sentence):
     (tmp_path / "c.yaml").write_text("")
-    with pytest.raises(ConfigError, match="Input should be|multiple|six rates|exceed") as caught:
+    with pytest.raises(ConfigError, match=r"Input should be|multiple|six rates|exceed") as caught:
         load_config(tmp_path / "c.yaml", AEScConfig, [setting])
     assert sentence in str(caught.value)

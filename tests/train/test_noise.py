@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import ks_2samp
-
 from stain_reference import reference_stain_mask
+
 from train.data.noise import NOISE_MODELS, Stain, add_stain, corrupt, stain_mask
 
 IMAGES = jax.random.randint(jax.random.key(9), (16, 64, 64, 3), 0, 256) / 255.0

@@ -1,36 +1,36 @@
 """The rewrites of convolutions are exact."""
 
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
 
 from train.blocks.subpixel import depth_to_space, downsampling_conv, space_to_depth, upsampling_conv
 
-# Shrinking a failure of compiled code takes minutes and shows nothing that the first failure does not.
-UNSHRUNK = [phase for phase in Phase if phase is not Phase.shrink]
-sizes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
 
-
-@settings(deadline=None, max_examples=10, phases=UNSHRUNK)
-@given(sizes=sizes, seed=st.integers(0, 2**16))
+@pytest.mark.parametrize(("n", "h", "w", "c", "o"), [(1, 1, 1, 1, 1), (2, 4, 3, 3, 2), (1, 2, 5, 2, 4)])
 @pytest.mark.parametrize(
     ("convolution", "form", "halve"),
     [(upsampling_conv, "subpixel", 1), (downsampling_conv, "subpixel", 2), (downsampling_conv, "patches", 2)],
 )
-def test_form_equals_the_plain_convolution_and_its_gradients(convolution, form, halve, sizes, seed):
-    n, h, w, c, o = sizes
+def test_form_equals_the_plain_convolution_and_its_gradients(convolution, form, halve, n, h, w, c, o):
+    """In float64, for maps down to one pixel, where most taps fall outside."""
+
+    @partial(jax.jit, static_argnames="form")
+    def output_and_gradients(x, kernel, g, form):
+        y, pull = jax.vjp(lambda x, k: convolution(x, k, form), x, kernel)
+        return y, *pull(g[:, : y.shape[1], : y.shape[2]])
+
     with jax.enable_x64(True):
-        key_x, key_k, key_y = jax.random.split(jax.random.key(seed), 3)
-        x = jax.random.normal(key_x, (n, halve * h, halve * w, c), jax.numpy.float64)
-        kernel = jax.random.normal(key_k, (5, 5, c, o), jax.numpy.float64)
-        plain, pull_plain = jax.vjp(lambda x, k: convolution(x, k, "plain"), x, kernel)
-        fast, pull_fast = jax.vjp(lambda x, k: convolution(x, k, form), x, kernel)
-        np.testing.assert_allclose(fast, plain, atol=1e-5)
-        g = jax.random.normal(key_y, plain.shape, jax.numpy.float64)
-        for ours, theirs in zip(pull_fast(g), pull_plain(g), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        key_x, key_k, key_g = jax.random.split(jax.random.key(n + h + w), 3)
+        x = jax.random.normal(key_x, (n, halve * h, halve * w, c), jnp.float64)
+        kernel = jax.random.normal(key_k, (5, 5, c, o), jnp.float64)
+        g = jax.random.normal(key_g, (n, 2 * h, 2 * w, o), jnp.float64)
+        plain = output_and_gradients(x, kernel, g, "plain")
+        for ours, theirs in zip(output_and_gradients(x, kernel, g, form), plain, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-10)
 
 
 def test_space_to_depth_and_back():
@@ -42,4 +42,4 @@ def test_space_to_depth_and_back():
 
 def test_upsampling_has_no_patches_form():
     with pytest.raises(ValueError, match="has the forms plain and subpixel"):
-        upsampling_conv(jax.numpy.zeros((1, 2, 2, 1)), jax.numpy.zeros((5, 5, 1, 1)), "patches")
+        upsampling_conv(jnp.zeros((1, 2, 2, 1)), jnp.zeros((5, 5, 1, 1)), "patches")

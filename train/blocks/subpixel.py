@@ -1,10 +1,11 @@
 """Exact sub-pixel forms of the two 5x5 convolutions that autoencoders are made of.
 
-A nearest x2 upsampling followed by a 5x5 convolution equals one 3x3 convolution to four times the channels on the small
-map followed by `depth_to_space` (2.8 times fewer multiplications); a 5x5 convolution of stride 2 equals `space_to_depth`
-followed by a 3x3 convolution of stride 1 (1.4 times more of them, but its gradient is no dilated convolution, which XLA
-runs slowly on a CPU). On maps of a few pixels a matrix product over gathered patches is faster still: forward and
-gradients of 256 -> 512 channels on 8 x 8 take 35 ms so, 121 ms sub-pixel, 668 ms plain (batch 16, 2 cores, jaxlib 0.10.2).
+A nearest x2 upsampling followed by a 5x5 convolution equals one 3x3 convolution to four times the channels on the
+small map followed by `depth_to_space` (2.8 times fewer multiplications); a 5x5 convolution of stride 2 equals
+`space_to_depth` followed by a 3x3 convolution of stride 1 (1.4 times more of them, but its gradient is no dilated
+convolution, which XLA runs slowly on a CPU). On maps of a few pixels a matrix product over gathered patches is faster
+still: forward and gradients of 256 -> 512 channels on 8 x 8 take 35 ms so, 121 ms sub-pixel, 668 ms plain (batch 16,
+2 cores, jaxlib 0.10.2).
 All agree with the plain forms up to rounding; `form` picks one.
 
 Shape letters: n images, h x w pixels, c input channels, o output channels.
@@ -63,10 +64,14 @@ def fold_strided(kernel: Float[Array, "5 5 c o"]) -> Float[Array, "3 3 4*c o"]:
 
 def convolve(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c o"], stride: int = 1) -> Float[Array, "n h2 w2 o"]:
     """Convolution with "same" padding as TensorFlow and Keras mean it: at stride 2 a 5x5 kernel pads (1, 2)."""
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    layout = ("NHWC", "HWIO", "NHWC")
+    y: Array = jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=layout)
+    return y
 
 
-def downsampling_conv(x: Float[Array, "n h w c"], kernel: Float[Array, "5 5 c o"], form: Form) -> Float[Array, "n h2 w2 o"]:
+def downsampling_conv(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "5 5 c o"], form: Form
+) -> Float[Array, "n h2 w2 o"]:
     """5x5 convolution of stride 2, even h and w."""
     if form == "plain":
         return convolve(x, kernel, stride=2)
@@ -74,14 +79,18 @@ def downsampling_conv(x: Float[Array, "n h w c"], kernel: Float[Array, "5 5 c o"
         h, w = x.shape[1:3]
         x = jnp.pad(x, ((0, 0), (1, 2), (1, 2), (0, 0)))
         taps = [x[:, u : u + h - 1 : 2, v : v + w - 1 : 2] for u in range(5) for v in range(5)]
-        return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+        y: Array = jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+        return y
     return convolve(space_to_depth(x, 2), fold_strided(kernel))
 
 
-def upsampling_conv(x: Float[Array, "n h w c"], kernel: Float[Array, "5 5 c o"], form: Form) -> Float[Array, "n h2 w2 o"]:
+def upsampling_conv(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "5 5 c o"], form: Form
+) -> Float[Array, "n h2 w2 o"]:
     """Nearest x2 upsampling, then a 5x5 convolution of stride 1."""
     if form == "plain":
         return convolve(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2), kernel)
     if form == "patches":
         raise ValueError("upsampling_conv has the forms plain and subpixel; found form='patches'. Take subpixel.")
-    return depth_to_space(convolve(x, fold_upsampled(kernel)), 2)
+    y: Array = depth_to_space(convolve(x, fold_upsampled(kernel)), 2)
+    return y

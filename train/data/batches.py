@@ -44,9 +44,7 @@ def sample_order(count: int, seed: int) -> grain.MapDataset[int]:
     return grain.MapDataset.range(count).shuffle(seed=seed).repeat(None)
 
 
-def resident_batches(
-    count: int, seed: int, *, start: int, stop: int, batch: int
-) -> Iterator[Int[np.ndarray, " n"]]:
+def resident_batches(count: int, seed: int, *, start: int, stop: int, batch: int) -> Iterator[Int[np.ndarray, " n"]]:
     """Indices of the batches of steps start to stop - 1."""
     order = sample_order(count, seed)
     for step in range(start, stop):

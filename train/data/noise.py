@@ -1,10 +1,11 @@
 """Synthetic corruption of good images: Stain and the other noise models that AESc's authors compare.
 
-Exact sampling rules: sheet "Stain noise model" and "Other noise models compared". Every function takes one key per image
-and is built of fixed shapes, so it runs inside the jitted training step. Differences from the authors' rasterising code,
-all in the sheet: the outline has 20 points at equal angles instead of every n/20-th outline pixel, and its cubic runs
-through the radius over the polar angle, both taken in the frame where the ellipse is the unit circle (a linear map, so
-order and star shape are the same); Gaussian is N(0, 0.1^2), clipped; drops are spaced by about one radius.
+Exact sampling rules: sheet "Stain noise model" and "Other noise models compared". Every function takes one key per
+image and is built of fixed shapes, so it runs inside the jitted training step. Differences from the authors'
+rasterising code, all in the sheet: the outline has 20 points at equal angles instead of every n/20-th outline pixel,
+and its cubic runs through the radius over the polar angle, both taken in the frame where the ellipse is the unit circle
+(a linear map, so order and star shape are the same); Gaussian is N(0, 0.1^2), clipped; drops are spaced by about one
+radius.
 Shape letters: n images, h x w pixels, c channels.
 """
 
@@ -43,8 +44,8 @@ def corrupt(
     one = {
         "stain": lambda key, image: add_stain(key, image, stain),
         "gaussian": lambda key, image: add_gaussian(key, image, variance=0.01),
-        "scratch": lambda key, image: add_scratch(key, image),
-        "drops": lambda key, image: add_drops(key, image),
+        "scratch": add_scratch,
+        "drops": add_drops,
         "structural": _structural,
         "stain_or_gaussian": _stain_or_gaussian,
     }[model]
@@ -159,7 +160,7 @@ def add_scratch(
     key: PRNGKeyArray, image: Float[Array, "h w c"], darkest: int = 150, brightest: int = 150
 ) -> Float[Array, "h w c"]:
     """A thin curve (line, sine or root) from the central two thirds, 3 x 3 px brush, rough grey fill."""
-    h, w, c = image.shape
+    h, w, _ = image.shape
     key_y, key_x, key_length, key_curve, key_sign, key_level, key_fill = jax.random.split(key, 7)
     start_y = jax.random.randint(key_y, (), h // 6, h - h // 6)
     start_x = jax.random.randint(key_x, (), w // 6, w - w // 6)

@@ -39,9 +39,7 @@ def build(config: AEScConfig, rngs: nnx.Rngs) -> AESc:
     )
 
 
-def loss(
-    model: AESc, images: Images, key: PRNGKeyArray, config: AEScConfig
-) -> tuple[PerImage, dict[str, PerImage]]:
+def loss(model: AESc, images: Images, key: PRNGKeyArray, config: AEScConfig) -> tuple[PerImage, dict[str, PerImage]]:
     """MSE between the clean image and what the network makes of its corrupted copy, drawn afresh every time."""
     clean = to_network(images, config.channels)
     reconstruction = model(corrupt(key, clean, config.noise, config.stain))
@@ -55,7 +53,7 @@ def validate(model: AESc, images: Images, key: PRNGKeyArray, config: AEScConfig)
 
 
 def fold_weights(model: AESc, config: AEScConfig) -> tuple[FoldedAESc, Dropout | None]:
-    """Kernels with batch normalisation inside, and the masks of the uncertainty mode, drawn once from the run's seed."""
+    """Kernels with batch normalisation inside; for the uncertainty mode masks too, drawn once from the run's seed."""
     if config.scoring_mode == "residual":
         return fold(model), None
     key = jax.random.fold_in(jax.random.key(config.seed), DROPOUT_STREAM)
@@ -99,6 +97,5 @@ AESC = Detector(
     score=score,
     score_definition=score_definition,
     scoring_mode=scoring_mode,
-    scoring_settings=THRESHOLD_SETTINGS
-    | {"scoring", "defect_contrast", "dropout_rates", "dropout_passes", "quantise"},
+    scoring_settings=THRESHOLD_SETTINGS | {"scoring", "defect_contrast", "dropout_rates", "dropout_passes", "quantise"},
 )

@@ -15,7 +15,7 @@ DROPOUT_RATES: dict[tuple[str, str], tuple[float, ...]] = {
 }
 
 
-class AEScConfig(RunConfig):
+class AEScConfig(RunConfig, frozen=True):
     network: Literal["aesc", "ae"] = "aesc"  # with additive skips, or the baseline without
     filters: int = Field(16, ge=1)  # of the first level; doubled at each of six
     norm_momentum: float = Field(0.99, ge=0, lt=1)  # of batch normalisation's running statistics; Keras' default

@@ -1,6 +1,7 @@
 """AESc: an autoencoder with additive skip connections (Collin and De Vleeschouwer, ICPR 2020, arXiv:2008.12977).
 
-The network of the authors' Keras code, configuration AESc_d6_f5_n16; `skips=False` is its baseline AE. Sheet: "Architecture".
+The network of the authors' Keras code, configuration AESc_d6_f5_n16; `skips=False` is its baseline AE. Sheet:
+"Architecture".
 Shape letters: n images, h x w pixels, c channels (channels last).
 """
 
@@ -17,10 +18,9 @@ DEPTH = 6  # halvings; the bottleneck of a 256 px image is 4 x 4
 NEGATIVE_SLOPE = 0.3  # Keras' default LeakyReLU
 
 Forms = tuple[Form, ...]  # one per encoder level, then one for the whole decoder
-PLAIN: Forms = ("plain",) * (DEPTH + 1)
+PLAIN: Forms = ("plain", "plain", "plain", "plain", "plain", "plain", "plain")
 # Fastest level by level on 2 CPU cores; the last level's plain gradient alone costs as much as all the rest.
 CPU_TRAINING: Forms = ("subpixel", "subpixel", "subpixel", "plain", "plain", "patches", "subpixel")
-CPU_SCORING: Forms = ("plain",) * DEPTH + ("subpixel",)  # no gradient: a strided convolution is fast as it is
 
 
 class ConvNorm(nnx.Module):

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from train.blocks.subpixel import downsampling_conv, upsampling_conv
-from train.detectors.aesc.model import DEPTH, NEGATIVE_SLOPE, AESc
+from train.detectors.aesc.model import DEPTH, NEGATIVE_SLOPE, AESc, ConvNorm
 from train.detectors.scores import RawScores
 
 
@@ -35,10 +35,10 @@ class FoldedAESc(NamedTuple):
 @partial(jax.tree_util.register_dataclass, data_fields=["encoder", "decoder"], meta_fields=["rates", "passes"])
 @dataclass(frozen=True)
 class Dropout:
-    """Masks of the passes for each level, [k, h, w, c] or None where the rate is 0; drawn once, the same for all images."""
+    """Masks of the passes for each level, [k, h, w, c] or None where the rate is 0; the same for all images."""
 
-    encoder: tuple[Bool[Array, "k h w c"] | None, ...]  # level 0 to 5
-    decoder: tuple[Bool[Array, "k h w c"] | None, ...]  # level 4 to 0
+    encoder: tuple[Bool[Array, "k _ _ _"] | None, ...]  # level 0 to 5
+    decoder: tuple[Bool[Array, "k _ _ _"] | None, ...]  # level 4 to 0
     rates: tuple[float, ...]  # of level 0 to 5
     passes: int
 
@@ -46,12 +46,16 @@ class Dropout:
 def fold(model: AESc) -> FoldedAESc:
     """The network with its batch normalisation folded into the convolutions."""
 
-    def folded(block) -> Convolution:
+    def folded(block: ConvNorm) -> Convolution:
+        assert block.norm.scale is not None
+        assert block.norm.bias is not None
+        assert block.conv.bias is not None
         gain = block.norm.scale[...] * jax.lax.rsqrt(block.norm.var[...] + block.norm.epsilon)
         return Convolution(
             block.conv.kernel[...] * gain, (block.conv.bias[...] - block.norm.mean[...]) * gain + block.norm.bias[...]
         )
 
+    assert model.head.bias is not None
     head = Convolution(model.head.kernel[...], model.head.bias[...])
     return FoldedAESc(tuple(map(folded, model.encoder)), tuple(map(folded, model.decoder)), head)
 
@@ -78,9 +82,7 @@ def reconstructions(
     return x.reshape(-1, dropout.passes, *x.shape[1:])
 
 
-def residual_scores(
-    weights: FoldedAESc, x: Float[Array, "n h w c"], *, skips: bool, quantise: bool
-) -> RawScores:
+def residual_scores(weights: FoldedAESc, x: Float[Array, "n h w c"], *, skips: bool, quantise: bool) -> RawScores:
     """|x - x_hat| in grey levels, averaged over channels."""
     y = 255 * reconstruct(weights, x, skips=skips)
     anomaly_map = jnp.mean(jnp.abs(255 * x - (jnp.round(y) if quantise else y)), axis=-1)
@@ -157,4 +159,3 @@ def _drop(x: Array, mask: Bool[Array, "k h w c"] | None, rate: float, *, per_ima
     x = x[:, None] if per_image else x.reshape(-1, *mask.shape)
     x = jnp.where(mask, x / (1 - rate), 0.0)
     return x.reshape(-1, *mask.shape[1:])
-
