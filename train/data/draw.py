@@ -80,12 +80,12 @@ def _parts(
 
 
 def _strength(n: int) -> float:
-    """From 1.0 down to 0.4, the numbers of any first few spread over all of it (van der Corput's sequence)."""
+    """From 1.0 down to 0.5, the numbers of any first few spread over all of it (van der Corput's sequence)."""
     fraction, step = 0.0, 0.5
     while n:
         fraction += step * (n & 1)
         n, step = n >> 1, step / 2
-    return 1.0 - 0.6 * fraction
+    return 1.0 - 0.5 * fraction
 
 
 def _write(root: Path, name: Path, key: list[int], defect: Defect | None, strength: float, size: int) -> None:

@@ -83,13 +83,13 @@ def missing_piece(rng: np.random.Generator, view: View, surface: Surface, streng
 def crack(rng: np.random.Generator, view: View, surface: Surface, strength: float) -> None:
     """A crack that starts at an edge under load (the key slot, a bolt hole, the rim) and wanders as it thins."""
     start, heading = _crack_start(rng)
-    length = rng.uniform(0.13, 0.22) * (0.55 + 0.45 * strength)
+    length = rng.uniform(0.15, 0.26) * (0.55 + 0.45 * strength)
     steps = 11
     turns = np.cumsum(rng.normal(0.0, 0.35, steps)) * 0.6 + rng.normal(0.0, 0.35, steps)
     moves = np.stack([_polar(length / steps, heading + turn) for turn in turns])
     points = np.vstack([start, start + np.cumsum(moves, axis=0)])
     distance, where = _distance_to_path(view, points)
-    half_width = np.maximum((0.0056 * (0.55 + 0.45 * strength)) * (1 - 0.75 * where), 0.3 / view.size)
+    half_width = np.maximum((0.0068 * (0.55 + 0.45 * strength)) * (1 - 0.75 * where), 0.3 / view.size)
     gap = view.coverage(np.abs(distance) - half_width) * (0.35 + 0.6 * strength)
     lip = view.coverage(np.abs(distance + 2 * half_width) - half_width) * 0.25 * strength
     surface.steel *= (1.0 + lip - lip * gap)[..., None]

@@ -101,9 +101,9 @@ def _pose(rng: np.random.Generator) -> Pose:
     return Pose(
         x=rng.normal(0.0, 0.004),
         y=rng.normal(0.0, 0.004),
-        angle=rng.normal(0.0, 0.035),
+        angle=rng.normal(0.0, 0.025),
         light=-2.2 + rng.normal(0.0, 0.03),
-        brightness=rng.normal(1.0, 0.02),
+        brightness=rng.normal(1.0, 0.012),
     )
 
 
