@@ -1,6 +1,7 @@
 """python -m train: fit a detector, evaluate a run, draw the demonstration line."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Train a detector on good images and fit its thresholds on held-out ones."""
-    with _said_plainly():
+    with _said_plainly("Stopped. The same command with --resume goes on from the last checkpoint."):
         import jax
 
         from train.config import config_digest, find_config, load_config
@@ -189,8 +190,8 @@ def _print_json(value: object) -> None:
 
 
 @contextmanager
-def _said_plainly() -> Iterator[None]:
-    """Errors as sentences: exit code 2 where the user's input is wrong, 1 where the work failed."""
+def _said_plainly(stopped: str = "Stopped; nothing was written.") -> Iterator[None]:
+    """Errors as sentences: exit code 2 where the user's input is wrong, 1 where the work failed or was stopped."""
     from train.evaluate import EvaluationError
     from train.fit import TrainingDiverged
     from train.fit_threshold import ThresholdError
@@ -209,7 +210,14 @@ def _said_plainly() -> Iterator[None]:
         _say(f"{error.filename or 'A file'} can't be used: {error.strerror or error}.")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        _say("Stopped. The same command with --resume goes on from the last checkpoint.")
+        _say(stopped)
+        raise typer.Exit(1) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if os.environ.get("FAULTLINE_LOG", "").lower() == "debug":
+            raise
+        _say(f"Unexpected: {type(error).__name__}: {error}. FAULTLINE_LOG=debug shows where.")
         raise typer.Exit(1) from None
 
 

@@ -40,8 +40,8 @@ def model() -> AESc:
 
 
 @pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+def images() -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8))
 
 
 @pytest.mark.parametrize(("channels", "count"), [(3, 8_736_515), (1, 8_734_913)])
@@ -73,9 +73,10 @@ def test_fast_forms_equal_the_plain_network_in_training(skips, images):
         return nnx.value_and_grad(lambda model: mean_squared_error(model(x), 1 - x).mean())(model)
 
     (plain, plain_gradient), (fast, fast_gradient) = map(loss_and_gradient, (PLAIN, CPU_TRAINING))
-    assert fast == pytest.approx(plain, rel=1e-5)
+    assert float(fast) == pytest.approx(float(plain), rel=1e-5)
     for ours, theirs in zip(jax.tree.leaves(fast_gradient), jax.tree.leaves(plain_gradient), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-4 * float(jnp.abs(theirs).max()) + 1e-7)
+        # A bias before batch normalisation has no gradient but rounding, hence the absolute part.
+        np.testing.assert_allclose(ours, theirs, atol=1e-3 * float(jnp.abs(theirs).max()) + 1e-6)
 
 
 @pytest.mark.parametrize("skips", [True, False])
@@ -96,7 +97,7 @@ def test_residual_is_the_mean_over_channels_in_grey_levels(model, images):
     x = to_network(images, 3)
     scores = residual_scores(fold(model), x, skips=True, quantise=False)
     y = np.asarray(model(x), np.float64)
-    expected = np.abs(images.astype(np.float64) - 255 * y).mean(-1)
+    expected = np.abs(np.asarray(images, np.float64) - 255 * y).mean(-1)
     np.testing.assert_allclose(scores.anomaly_map, expected, atol=1e-2)
     np.testing.assert_allclose(scores.image_score, np.sqrt((expected**2).mean((1, 2))), rtol=1e-4)
     quantised = residual_scores(fold(model), x, skips=True, quantise=True).anomaly_map
@@ -111,7 +112,9 @@ def test_l2_norm_is_homogeneous_and_of_a_constant_map_the_constant(seed, scale):
     np.testing.assert_allclose(l2_norm(jnp.full((1, 4, 4), scale)), [scale], rtol=1e-5)
 
 
-@pytest.mark.parametrize("rates", [(0, 0, 0.1, 0.2, 0.3, 0.4), (0, 0, 0, 0, 0.1, 0.2), (0.2, 0.1, 0, 0.1, 0, 0.3)])
+@pytest.mark.parametrize(
+    "rates", [(0.0, 0.0, 0.1, 0.2, 0.3, 0.4), (0.0, 0.0, 0.0, 0.0, 0.1, 0.2), (0.2, 0.1, 0.0, 0.1, 0.0, 0.3)]
+)
 @pytest.mark.parametrize("network", ["aesc", "ae"])
 def test_passes_equal_one_network_run_pass_by_pass(rates, network, model, images):
     """The shared prefix saves work and changes nothing: the twin with active dropout, written out plainly."""
@@ -151,7 +154,7 @@ def nnx_conv(x, kernel):
 
 def test_uncertainty_is_the_variance_over_the_passes(model, images):
     weights, dropout = AESC.fold(model, UNCERTAIN)
-    scores = AESC.score((weights, dropout), jnp.asarray(images), UNCERTAIN)
+    scores = AESC.score((weights, dropout), images, UNCERTAIN)
     y = 255 * np.asarray(reconstructions(weights, to_network(images, 3), dropout, skips=True), np.float64)
     expected = y.var(axis=1).mean(-1)
     np.testing.assert_allclose(scores.anomaly_map, expected, rtol=1e-3, atol=1e-3)
@@ -173,8 +176,8 @@ def test_masks_keep_what_the_rates_say_and_repeat_for_the_seed(model):
 def test_scores_of_an_image_do_not_depend_on_its_batch(model, images):
     for config in (TINY, UNCERTAIN):
         weights = AESC.fold(model, config)
-        together = AESC.score(weights, jnp.asarray(images), config)
-        alone = AESC.score(weights, jnp.asarray(images[1:2]), config)
+        together = AESC.score(weights, images, config)
+        alone = AESC.score(weights, images[1:2], config)
         np.testing.assert_allclose(together.anomaly_map[1], alone.anomaly_map[0], rtol=1e-4, atol=1e-3)
 
 
@@ -188,7 +191,7 @@ def test_grey_is_the_luminance_that_opencv_computes():
     import cv2
 
     image = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3), np.uint8)
-    grey = 255 * np.asarray(to_network(image, 1))[0, ..., 0]
+    grey = 255 * np.asarray(to_network(jnp.asarray(image), 1))[0, ..., 0]
     assert np.abs(grey - cv2.cvtColor(image[0], cv2.COLOR_RGB2GRAY)).max() < 0.6
 
 
