@@ -51,4 +51,4 @@ lock: setup
 		--no-emit-index-url $(addprefix --extra ,train export openvino page remote outputs sparkplug demo ray dev) -o constraints.txt
 
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo demo-[0-9]* build dist .pytest_cache .mypy_cache .ruff_cache
