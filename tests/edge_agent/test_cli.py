@@ -75,6 +75,10 @@ def test_a_kill_lets_the_broker_say_offline_and_a_restart_delivers_the_rest(tmp_
     subscriber.wait_for(lambda s: s.of("state")[-1].json["state"] == "offline")
     online, offline = (message.json for message in subscriber.of("state"))
     assert online["boot"] == offline["boot"]
+    late = Subscriber(broker.port, name="late")  # the will is retained as the birth was, or a dashboard would lie
+    late.wait_for(lambda s: len(s.received) >= 1)
+    assert (late.received[0].json["state"], late.received[0].retain) == ("offline", True)
+    late.close()
     with RunningAgent(config) as process:
         subscriber.wait_for(lambda s: s.results[-1]["boot"] == online["boot"] + 1)
         assert process.end(signal.SIGTERM) == 0, process.log

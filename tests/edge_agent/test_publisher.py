@@ -206,6 +206,18 @@ def test_an_outage_repeats_what_was_unanswered_and_nothing_else(outbox, broker, 
     assert [(n, historical) for _, n, historical in second.results] == [(1, True), (3, True), (4, True)]
 
 
+def test_what_was_acknowledged_just_before_the_outage_is_not_repeated(outbox, broker, clock):
+    publisher, first = Publisher(outbox, broker, ORIGIN, monotonic=clock), broker.connect()
+    publisher.store(results(0, 1))
+    publisher.send()
+    first.acknowledge(first.results[0][0])
+    second = broker.connect()
+    publisher.send()
+    clock.now += 1.0
+    publisher.send()
+    assert second.numbers == [1]
+
+
 def test_a_late_acknowledgement_of_an_old_session_hits_no_message_of_the_new_one(outbox, broker, clock):
     publisher, first = Publisher(outbox, broker, ORIGIN, monotonic=clock), broker.connect()
     publisher.store(results(0))
