@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 
 from export.lower.dtypes import BOOL, FLOAT32, INT32, onnx_type
-from export.lower.errors import UnsupportedError
 from export.lower.layout import Constant, Tensor, Value, renamed
 from export.lower.registry import Operation, lowers
 
@@ -38,7 +37,7 @@ _UNARY = {
 _ARITHMETIC = {"add": "Add", "add_any": "Add", "div": "Div", "max": "Max", "min": "Min", "mul": "Mul", "sub": "Sub"}
 _COMPARE = {"eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less"}
 _LOGIC = {"and": "And", "or": "Or", "xor": "Xor"}
-_UNCHANGED = ("copy", "copy_p", "optimization_barrier", "sharding_constraint", "stop_gradient")
+_UNCHANGED = ("copy", "optimization_barrier", "sharding_constraint")
 
 
 def apply(operation: Operation, op: str, x: Tensor, *more: str) -> Tensor:
@@ -93,11 +92,6 @@ def logic(operation: Operation) -> Tensor:
 @lowers("not")
 def logical_not(operation: Operation) -> Tensor:
     return apply(operation, "Not" if operation.dtype == BOOL else "BitwiseNot", operation.tensor())
-
-
-@lowers("shift_right_arithmetic", "shift_left", "shift_right_logical")
-def shift(operation: Operation) -> Tensor:
-    raise UnsupportedError("bit shifts of values that depend on the image are not lowered")
 
 
 @lowers("rem")

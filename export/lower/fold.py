@@ -21,11 +21,11 @@ _WINDOWS = ("reduce_window_max", "reduce_window_min", "reduce_window_sum")
 _ELEMENTWISE = frozenset(
     (
         *("abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh", "cbrt"),
-        *("ceil", "clamp", "convert_element_type", "copy", "copy_p", "cos", "cosh", "div", "eq", "erf"),
+        *("ceil", "clamp", "convert_element_type", "copy", "cos", "cosh", "div", "eq", "erf"),
         *("erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le"),
         *("log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "not", "or", "pow"),
         *("reduce_precision", "rem", "round", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic"),
-        *("shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan"),
+        *("shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan"),
         *("tanh", "xor"),
     )
 )

@@ -53,13 +53,13 @@ class Place:
 
     def __str__(self) -> str:
         """'train/model.py:88, in Encoder.__call__ (through Conv.__call__ of linear.py:889), scope encoder/level_2'."""
-        own = next((frame for frame in reversed(self.frames) if not frame.in_library), None)
-        if own is None:
+        places = [place for place, frame in enumerate(self.frames) if not frame.in_library]
+        if not places:
             return "An unknown line of the model"
+        own, *library = self.frames[places[-1] :]
         text = f"{own.file}:{own.line}, in {own.function}"
-        inner = self.frames[-1]
-        if inner.in_library:
-            text += f" (through {inner.function} of {PurePath(inner.file).name}:{inner.line})"
+        if library:
+            text += f" (through {library[0].function} of {PurePath(library[0].file).name}:{library[0].line})"
         return f"{text}, scope {self.scope}" if self.scope else text
 
 

@@ -35,14 +35,6 @@ def squeeze(operation: Operation) -> Tensor:
     return replace(x, shape=operation.shape, axes=tuple(kept.index(axis) for axis in x.axes))
 
 
-@lowers("expand_dims")
-def expand_dims(operation: Operation) -> Tensor:
-    x = operation.tensor()
-    added = operation.params["dimensions"]
-    kept = [axis for axis in range(len(operation.shape)) if axis not in added]
-    return replace(x, shape=operation.shape, axes=tuple(kept[axis] for axis in x.axes))
-
-
 @lowers("reshape")
 def reshape(operation: Operation) -> Tensor:
     """Regroups axes where they are stored, if every run of axes that is merged lies together and in order.

@@ -256,6 +256,15 @@ def test_stop_gradient_and_barriers_vanish():
     assert operations(check(function, (3,), proves="optimization_barrier")) == {"Add": 1}
 
 
+def test_a_sharding_constraint_vanishes():
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def function(x):
+        return lax.with_sharding_constraint(x + 1, device)
+
+    assert operations(check(function, (3,), proves="sharding_constraint")) == {"Add": 1}
+
+
 def test_added_cotangents():
     """Gradients inside a score sum with add_any."""
     check(jax.grad(lambda v: jnp.sum(v * v + v * jnp.tanh(v))), (4,), proves="add_any")
