@@ -2,8 +2,8 @@
 
     python benchmarks/ledger.py --triggers 2000 [--outages 5] [--seed 0] [--json FILE]
 
-Runs the agent as a process on a replayed line against a real Mosquitto that is stopped and started at random moments, and
-counts with a subscriber that shares no code with the agent. Exits 1 when the ledger doesn't balance.
+Runs the agent as a process on a replayed line against a real Mosquitto that is stopped and started at random moments,
+and counts with a subscriber that shares no code with the agent. Exits 1 when the ledger doesn't balance.
 """
 
 import argparse

@@ -87,6 +87,7 @@ class RunningAgent:
     def __exit__(self, *error: object) -> None:
         if self._process.poll() is None:
             self.end(signal.SIGKILL)
+        self._close()
 
     def _collect(self, pipe: Any, lines: list[str]) -> None:
         for line in pipe:
@@ -112,13 +113,22 @@ class RunningAgent:
         goal = len(self.printed) + more
         self.wait_for(lambda agent: len(agent.printed) >= goal)
 
+    def wait(self, timeout: float) -> int:
+        """Until it has ended by itself; the exit code."""
+        code = self._process.wait(timeout)
+        self._close()
+        return code
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the signal and wait; the exit code."""
         self._process.send_signal(number)
         code = self._process.wait(60)
+        self._close()
+        return code
+
+    def _close(self) -> None:
         for reader in self._readers:
             reader.join(60)
         for pipe in (self._process.stdout, self._process.stderr):
             assert pipe is not None
             pipe.close()
-        return code

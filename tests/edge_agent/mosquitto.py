@@ -142,6 +142,12 @@ class Subscriber:
         with self._changed:
             assert self._changed.wait_for(lambda: happened(self), timeout), self.received[-1:]
 
+    def settle(self, expected: set[Key], quiet_s: float = 10.0) -> None:
+        """Until all that is expected has arrived, or nothing more has come for a while."""
+        with self._changed:
+            while not expected <= self.keys and self._changed.wait(quiet_s):
+                pass
+
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()

@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "edge_agent"))
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "tests" / "edge_agent"), str(ROOT / "benchmarks")]
 
-from broker_fixtures import broker, subscriber
+from broker_fixtures import broker, subscriber  # noqa: E402
 
 __all__ = ["broker", "subscriber"]
