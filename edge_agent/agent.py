@@ -133,10 +133,11 @@ def _stop_signals(stop: Callable[[], None]) -> Iterator[threading.Event]:
             signal.signal(each, signal.SIG_DFL)
         stop()
 
-    for number in before:
+    mine = threading.current_thread() is threading.main_thread()  # Python lets no other thread have them
+    for number in before if mine else ():
         signal.signal(number, on_signal)
     try:
         yield stopping
     finally:
-        for number, handler in before.items():
+        for number, handler in before.items() if mine else ():
             signal.signal(number, handler)

@@ -265,6 +265,21 @@ def test_check_tells_a_refused_login_from_an_unreachable_broker(tmp_path):
     assert "can't be reached (Connection refused). Check mqtt.host and mqtt.port" in found["broker"][1]
 
 
+@pytest.mark.broker
+def test_a_refused_login_ends_a_finite_run_with_its_reason_at_once(tmp_path):
+    broker = Mosquitto(tmp_path / "broker", users={"press-7": "right"}).start()
+    (tmp_path / "secret").write_text("wrong")
+    login = {"username": "press-7", "password_file": "secret", "drain_timeout_s": 3000.0}
+    done = agent("run", "--config", make_line(tmp_path, port=broker.port, parts=3, mqtt=login))
+    broker.stop()
+    assert done.returncode == 1
+    assert "3 parts: 2 pass, 1 reject, 0 unknown. 0 verdicts delivered, 4 messages left in the outbox." in done.stderr
+    summary = done.stderr.splitlines()[-1]
+    assert summary.startswith(
+        "They stay there and will be sent at the next start. The broker refuses the login: Not auth"
+    )
+
+
 def test_check_of_something_that_is_no_broker(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
 
