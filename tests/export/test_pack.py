@@ -56,7 +56,6 @@ def test_the_graph_is_the_contracts(packed, untrained_run):
     assert [o.name for o in model.graph.output] == ["image_score", "anomaly_map", "raw_score"]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     golden = read_golden(packed.bundle)
-    assert np.sum(golden.image_score > 1) and np.sum(golden.image_score <= 1)  # both verdicts occur
     scores = open_engine(packed.bundle).run(golden.images)
     raw, maps = untrained_run.score_batch(golden.images)
     np.testing.assert_allclose(scores.raw_score, raw, rtol=1e-5)
