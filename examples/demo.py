@@ -234,8 +234,8 @@ def _place_parts(folder: Path, data: Path, run: Path) -> dict[str, str]:
     known = fill_belt(folder, dataset, run)
     what = "test images" if dataset.test else "held-out good images, and the same with a stain drawn on each"
     limit = f" (of {len(dataset.test)})" if len(dataset.test) > MOST else ""
-    say(f"[dim]{len(known)} parts{limit}: copies of {what}, in mixed order, in {escape(str(folder))}.")
-    say("A name tells what the part is; the agent sees the pixels only.[/]")
+    say(f"[dim]{len(known)} parts{limit}: copies of {what}, in mixed order, in {escape(str(folder))}.[/]")
+    say("[dim]A name tells what the part is; the agent sees the pixels only.[/]")
     return known
 
 

@@ -56,7 +56,7 @@ def main(
 def _colours(anomaly_map: np.ndarray) -> np.ndarray:
     """Normalised float32 [h, w] -> RGB; the threshold is half way up the colours, as in `overlay`."""
     level = (255 * np.clip(anomaly_map / 2, 0, 1)).astype(np.uint8)
-    return cv2.applyColorMap(level, cv2.COLORMAP_TURBO)[..., ::-1]
+    return np.asarray(cv2.applyColorMap(level, cv2.COLORMAP_TURBO)[..., ::-1])
 
 
 def _captioned(image: np.ndarray, text: str, colour: tuple[int, int, int]) -> np.ndarray:
