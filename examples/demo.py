@@ -221,7 +221,10 @@ def _what_next(out: Path, data: Path, results: list[dict[str, Any]]) -> None:
         ("source .venv/bin/activate", "this project's Python"),
         (f"python -m edge_agent score {bundle} IMAGE --save maps", "one look at a part of yours, no broker"),
         ("make demo DATA=FOLDER", "all of this on your own images"),
-        (f"python -m train fit aesc --data {folder} --out runs/full", "the full-size detector: some 20 min on 2 cores"),
+        (
+            f"python -m train fit aesc --data {folder} --out runs/full",
+            "the full size, 256 px: up to 20 min on 2 cores",
+        ),
         (f"python -m edge_agent check {agent}", "after you have put your broker into it; then: run"),
     ):
         say(f"  [cyan]{escape(command)}[/]\n      [dim]{escape(what)}[/]")

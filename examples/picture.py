@@ -13,10 +13,10 @@ import typer
 from edge_agent.bundle import open_bundle
 from edge_agent.decision import decide
 from edge_agent.engines import open_engine
-from edge_agent.pictures import overlay, write_png
+from edge_agent.pictures import overlay
 from edge_agent.preprocess import prepare, read_image
 
-SIDE, GAP, CAPTION = 256, 8, 30  # pixels
+SIDE, GAP, CAPTION = 192, 8, 28  # pixels
 PAPER, INK = 255, (40, 40, 40)
 COLOURS = {"pass": (26, 127, 55), "reject": (190, 30, 30), "unknown": (190, 130, 0)}  # RGB
 
@@ -43,14 +43,15 @@ def main(
                 _captioned(_colours(scores.anomaly_map[0]), "anomaly map", INK),
                 _captioned(
                     overlay(image, scores.anomaly_map[0]),
-                    f"{decision.verdict}   score {score:.2f}, limit 1",
+                    f"{decision.verdict}   score {score:.2f}",
                     COLOURS[decision.verdict],
                 ),
             )
         )
     engine.close()
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_png(out, np.concatenate(rows))
+    smallest = [cv2.IMWRITE_PNG_COMPRESSION, 9, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS]
+    out.write_bytes(cv2.imencode(".png", np.concatenate(rows)[..., ::-1], smallest)[1].tobytes())
 
 
 def _colours(anomaly_map: np.ndarray) -> np.ndarray:
