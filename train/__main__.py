@@ -197,7 +197,6 @@ def _said_plainly(stopped: str = "Stopped; nothing was written.") -> Iterator[No
     from train.fit_threshold import ThresholdError
     from train.run import RunError
 
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except (ConfigError, DataError, ImageError, RunError) as error:
@@ -226,4 +225,5 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(app(prog_name="python -m train"))
