@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-
 from test_aesc import shaken
+
 from train.detectors.aesc.loss import mean_squared_error
 from train.detectors.aesc.model import CPU_TRAINING, AESc
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.parity
 
 
 def torch_network(model: AESc, skips: bool):
-    """Keras' "same" padding of a 5x5 kernel is (1, 2) at stride 2 and (2, 2) at stride 1; LeakyReLU 0.3; BN 1e-3, 0.99."""
+    """Keras' "same" padding of a 5x5 kernel is (1, 2) at stride 2, (2, 2) at stride 1; LeakyReLU 0.3; BN 1e-3, 0.99."""
     nn = torch.nn
 
     def block(source, stride: int):
@@ -81,8 +81,8 @@ def test_reconstruction_and_gradients_match(skips):
         (gradient.decoder[0].conv.kernel[...], reference.decoder[0][1].weight.grad),
         (gradient.head.kernel[...], reference.head.weight.grad),
     ]
-    for ours, theirs in pairs:
-        theirs = theirs.numpy().transpose(2, 3, 1, 0)
+    for ours, gradient_of_torch in pairs:
+        theirs = gradient_of_torch.numpy().transpose(2, 3, 1, 0)
         np.testing.assert_allclose(ours, theirs, atol=2e-3 * np.abs(theirs).max())
     # Running statistics: Keras' momentum 0.99 is PyTorch's 0.01. PyTorch divides by n - 1 there, Keras and Flax by n.
     np.testing.assert_allclose(model.encoder[0].norm.mean[...], reference.encoder[0][2].running_mean, atol=1e-5)
