@@ -36,11 +36,11 @@ def scratch(rng: np.random.Generator, view: View, surface: Surface, strength: fl
     direction, normal = _polar(1.0, heading), _polar(1.0, heading + np.pi / 2)
     points = middle + length * (along[:, None] * direction + bend[:, None] * normal)
     distance, where = _distance_to_path(view, points)
-    half_width = max(rng.uniform(0.0034, 0.0050) * (0.5 + 0.5 * strength), 0.45 / view.size)
+    half_width = max(rng.uniform(0.0042, 0.0060) * (0.5 + 0.5 * strength), 0.45 / view.size)
     pressure = np.sqrt(np.clip(np.minimum(where, 1 - where) * 6, 0, 1))  # the ends fade
     line = view.coverage(np.abs(distance) - half_width * (0.4 + 0.6 * pressure)) * pressure
     burr = view.coverage(np.abs(distance - 2.2 * half_width) - 1.1 * half_width) * pressure
-    bare = (0.25 + 0.75 * strength) * line
+    bare = (0.35 + 0.65 * strength) * line
     shade = 1.0 - 0.55 * (0.3 + 0.7 * strength) * burr
     surface.steel *= shade[..., None]
     surface.steel += (STEEL * 1.75 - surface.steel) * bare[..., None]
@@ -89,7 +89,7 @@ def crack(rng: np.random.Generator, view: View, surface: Surface, strength: floa
     moves = np.stack([_polar(length / steps, heading + turn) for turn in turns])
     points = np.vstack([start, start + np.cumsum(moves, axis=0)])
     distance, where = _distance_to_path(view, points)
-    half_width = np.maximum((0.0068 * (0.55 + 0.45 * strength)) * (1 - 0.75 * where), 0.3 / view.size)
+    half_width = np.maximum((0.0080 * (0.55 + 0.45 * strength)) * (1 - 0.75 * where), 0.3 / view.size)
     gap = view.coverage(np.abs(distance) - half_width) * (0.35 + 0.6 * strength)
     lip = view.coverage(np.abs(distance + 2 * half_width) - half_width) * 0.25 * strength
     surface.steel *= (1.0 + lip - lip * gap)[..., None]

@@ -98,12 +98,13 @@ def draw_part(
 
 
 def _pose(rng: np.random.Generator) -> Pose:
+    """A fixture with some play: bounded, so that no good part lies like no other."""
     return Pose(
-        x=rng.normal(0.0, 0.004),
-        y=rng.normal(0.0, 0.004),
-        angle=rng.normal(0.0, 0.025),
-        light=-2.2 + rng.normal(0.0, 0.03),
-        brightness=rng.normal(1.0, 0.012),
+        x=rng.uniform(-0.006, 0.006),
+        y=rng.uniform(-0.006, 0.006),
+        angle=rng.uniform(-0.035, 0.035),
+        light=-2.2 + rng.uniform(-0.05, 0.05),
+        brightness=rng.uniform(0.98, 1.02),
     )
 
 
