@@ -37,7 +37,7 @@ _UNARY = {
 _ARITHMETIC = {"add": "Add", "add_any": "Add", "div": "Div", "max": "Max", "min": "Min", "mul": "Mul", "sub": "Sub"}
 _COMPARE = {"eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less"}
 _LOGIC = {"and": "And", "or": "Or", "xor": "Xor"}
-_UNCHANGED = ("copy", "optimization_barrier", "sharding_constraint")
+_UNCHANGED = ("copy", "optimization_barrier", "sharding_constraint", "stop_gradient")
 
 
 def apply(operation: Operation, op: str, x: Tensor, *more: str) -> Tensor:

@@ -25,7 +25,7 @@ _ELEMENTWISE = frozenset(
         *("erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le"),
         *("log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "not", "or", "pow"),
         *("reduce_precision", "rem", "round", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic"),
-        *("shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan"),
+        *("shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan"),
         *("tanh", "xor"),
     )
 )

@@ -249,11 +249,12 @@ def test_random_numbers_from_a_fixed_key_are_constants():
     assert operations(check(function, (6, 5))) == {"Mul": 1}
 
 
-def test_stop_gradient_and_barriers_vanish():
+@pytest.mark.parametrize("primitive", ["optimization_barrier", "stop_gradient"])
+def test_stop_gradient_and_barriers_vanish(primitive):
     def function(x):
         return lax.stop_gradient(lax.optimization_barrier(x)) + 1
 
-    assert operations(check(function, (3,), proves="optimization_barrier")) == {"Add": 1}
+    assert operations(check(function, (3,), proves=primitive)) == {"Add": 1}
 
 
 def test_a_sharding_constraint_vanishes():
