@@ -124,7 +124,7 @@ class MqttConfig(Settings):
     keepalive_s: int = Field(default=30, ge=3, le=3600)
     reconnect_min_s: float = Field(default=1.0, gt=0.0)
     reconnect_max_s: float = Field(default=30.0, gt=0.0)
-    window: int = Field(default=64, ge=2, le=1000)  # messages on their way to the broker at one time
+    window: int = Field(default=64, ge=4, le=1000)  # messages on their way to the broker at one time
     replay_per_s: float = Field(default=200.0, gt=0.0)  # the backlog after an outage is sent no faster
     drain_timeout_s: float = Field(default=30.0, ge=0.0)  # wait for the broker when a finite camera has ended
 

@@ -1,7 +1,8 @@
 """From the outbox to the broker: at least once, in order, forgotten only after PUBACK.
 
 Live messages (stored since the present session began) go first. What an outage or a restart left behind is replayed
-beside them, oldest first, at a limited rate, flagged historical. Both streams keep their order. One thread does it all.
+beside them, oldest first, at a limited rate, flagged historical. Both streams keep their order, and neither starves the
+other. One thread does it all.
 """
 
 import json
@@ -85,7 +86,7 @@ class Publisher:
         session = self._session
         if session is None:
             return
-        if self._live < self._outbox.last and (room := self._window - len(self._sent)) > 0:
+        if self._live < self._outbox.last and (room := self._room_for_live()) > 0:
             for row in self._outbox.read(after=self._live, limit=room):
                 self._publish(session, row, historical=False)
                 self._live = row.id
@@ -219,14 +220,22 @@ class Publisher:
         mid = session.publish(row.topic, payload, content_type=content_type)
         self._sent[mid] = _Sent(row, historical)
 
+    def _room_for_live(self) -> int:
+        """The window, but for a quarter while there is a backlog: a broker as slow as the line must not starve it."""
+        old = self._old_on_their_way()
+        kept_free = self._window // 4 if self._replayed < self._backlog_end else 0
+        return self._window - max(old, kept_free) - (len(self._sent) - old)
+
     def _room_to_replay(self) -> int:
         """How many old messages may go now: half the window at most, and no more than the rate allows."""
         now = self._monotonic()
         half = self._window // 2
         self._allowance = min(float(half), self._allowance + (now - self._refilled) * self._replay_per_s)
         self._refilled = now
-        on_their_way = sum(sent.historical for sent in self._sent.values())
-        return min(int(self._allowance), half - on_their_way, self._window - len(self._sent))
+        return min(int(self._allowance), half - self._old_on_their_way(), self._window - len(self._sent))
+
+    def _old_on_their_way(self) -> int:
+        return sum(sent.historical for sent in self._sent.values())
 
     def _event(self, event: EventName, severity: Severity, message: str, counts: dict[str, int]) -> Message:
         ids = self._origin.ids()

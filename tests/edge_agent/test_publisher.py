@@ -165,6 +165,23 @@ def test_live_verdicts_are_not_held_behind_a_long_backlog(outbox, broker, clock)
     assert session.numbers[4:] == [100, 101]
 
 
+def test_a_broker_as_slow_as_the_line_does_not_starve_the_backlog(outbox, broker, clock):
+    publisher = Publisher(outbox, broker, ORIGIN, window=8, replay_per_s=1000.0, monotonic=clock)
+    publisher.store(results(*range(20)))
+    session = broker.connect()
+    fresh, answered = 20, 0
+    for _ in range(60):  # eight new verdicts for every four that the broker takes
+        publisher.store(results(*range(fresh, fresh + 8)))
+        fresh += 8
+        clock.now += 0.1
+        publisher.send()
+        answered += 4
+        session.acknowledge(*(mid for mid, *_ in session.sent[answered - 4 : answered]))
+    old = [n for _, n, historical in session.results if historical]
+    assert old == list(range(20))
+    assert len(session.numbers) - len(old) > 100  # and the live ones get most of it
+
+
 def test_the_window_bounds_what_is_on_its_way(outbox, broker, clock):
     publisher, session = Publisher(outbox, broker, ORIGIN, window=4, monotonic=clock), broker.connect()
     publisher.send()

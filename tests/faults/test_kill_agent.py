@@ -31,9 +31,11 @@ def test_twenty_kills_and_a_restless_broker_lose_no_verdict(tmp_path, broker, su
     restless = threading.Thread(target=stop_and_start, args=(broker, random.Random(SEED + 1), ended))
     restless.start()
     try:
-        for _ in range(KILLS):
+        for kill in range(KILLS):
             with RunningAgent(config) as agent:
-                time.sleep(moments.uniform(0.2, 4.0))  # in its start, in mid-run, in an outage: wherever it is
+                if kill % 5:
+                    agent.wait_given(1)  # the others die somewhere in their start
+                time.sleep(moments.uniform(0.0, 2.0))
                 agent.end(signal.SIGKILL)
             ledger.given.update(map(key, agent.given))
     finally:
