@@ -99,7 +99,7 @@ def main(
 
     Exit code 0: every part's verdict arrived. 1: something failed. 2: the images or the settings can't be used.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         demo(data, _fresh(out), config, count)
