@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from export.lower.dtypes import BOOL, FLOAT32, INT32, onnx_type
-from export.lower.layout import Constant, Tensor, Value, renamed
+from export.lower.layout import Constant, Tensor, Value, arranged, channels_first, renamed
 from export.lower.registry import Operation, lowers
 
 _UNARY = {
@@ -221,7 +221,13 @@ def select(operation: Operation) -> Value:
 
 @lowers("convert_element_type")
 def convert(operation: Operation) -> Value:
-    return converted(operation, operation.inputs[0], operation.dtype)
+    """Bytes of an image that become floats are turned to channels first where the graph convolves."""
+    x = operation.inputs[0]
+    result = converted(operation, x, operation.dtype)
+    is_image = isinstance(result, Tensor) and x.dtype == np.uint8 and len(x.shape) == 4 and result.dtype == FLOAT32
+    if isinstance(result, Tensor) and is_image and operation.graph.prefers_channels_first:
+        return arranged(operation.graph, result, channels_first(4))
+    return result
 
 
 @lowers("reduce_precision")

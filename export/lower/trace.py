@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from export.lower.dtypes import onnx_type
+from export.lower.dtypes import FLOAT32, onnx_type
 from export.lower.errors import LoweringError, UnsupportedError
 from export.lower.fold import fold
 from export.lower.graph import Graph
@@ -90,8 +90,8 @@ def _symbolic(inputs: Mapping[str, InputSpec]) -> tuple[list[Shape], Any]:
 
 
 def _entered(graph: Graph, x: Tensor) -> Tensor:
-    """Images turn to channels first at the entrance, as the bytes that they are; nothing else is turned."""
-    if graph.prefers_channels_first and len(x.shape) == 4:
+    """Float images turn to channels first at once, bytes when they are converted: TensorRT can't turn bytes."""
+    if graph.prefers_channels_first and len(x.shape) == 4 and x.dtype == FLOAT32:
         return arranged(graph, x, channels_first(4))
     return x
 

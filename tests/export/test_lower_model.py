@@ -65,7 +65,7 @@ def test_unet_in_plain_nnx_has_one_transpose():
     network = trained(PlainUNet((4, 8, 16, 32, 64, 128), nnx.Rngs(0)))
     model = check(residual(network), (128, 128, 3), dtype=np.uint8, draw=bytes_, tolerance=5e-6)
     counts = operations(model)
-    assert counts["Transpose"] == 1  # of the bytes, at the entrance
+    assert counts["Transpose"] == 1  # at the entrance
     assert (counts["Conv"], counts["LeakyRelu"], counts["Resize"], counts["Sigmoid"]) == (12, 11, 6, 1)
     assert counts["BatchNormalization"] == counts["Where"] == counts["Unsqueeze"] == counts["Reshape"] == 0
     assert len(model.graph.node) <= 50
@@ -141,6 +141,12 @@ def test_nodes_are_named_after_modules_and_scopes():
     network = trained(PlainUNet((2, 4), nnx.Rngs(0)))
     names = [node.name for node in check(residual(network), (8, 8, 3), dtype=np.uint8, draw=bytes_).graph.node]
     assert "PlainUNet/Conv/Conv_0" in names, names
+
+
+def test_bytes_are_only_converted():
+    """TensorRT takes uint8 as an input and allows nothing but a Cast on it."""
+    model = check(residual(trained(PlainUNet((2, 4), nnx.Rngs(0)))), (8, 8, 3), dtype=np.uint8, draw=bytes_)
+    assert [node.op_type for node in model.graph.node if "x0" in node.input] == ["Cast"]
 
 
 def test_versions_that_the_oldest_readers_know():
