@@ -122,7 +122,8 @@ def test_ctrl_c_stops_the_demo_and_its_children(tmp_path):
         assert process.wait() == 1
     assert "Stopped." in rest
     assert "Traceback" not in rest
-    assert not (tmp_path / "stopped" / "line").exists()
+    drawn = tmp_path / "stopped" / "line"
+    assert not drawn.exists() or (drawn / "ground_truth").is_dir()  # whole, if the signal came late, or absent
 
 
 def test_the_belt_mixes_the_labels_and_leaves_no_rare_one_out(tmp_path, line):
