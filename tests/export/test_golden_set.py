@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from untrained_run import make_run
 
 from export.detector import LineScorer
 from export.errors import InputError

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from conftest import make_run
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from untrained_run import make_run
 
 import export.pack
 from edge_agent.bundle import BundleError, open_bundle, read_golden
