@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from export.lower.errors import UnsupportedError
 from export.lower.graph import Graph
 from export.lower.shapes import Dim, Shape, is_one, is_static, per_image, same
 
@@ -222,8 +221,3 @@ def _merged(tensors: Sequence[Tensor]) -> tuple[int, ...]:
             if axis not in result:
                 result.insert(0 if before is None else result.index(before) + 1, axis)
     return tuple(result)
-
-
-def require_rank(tensor: Tensor, rank: int, what: str) -> None:
-    if len(tensor.shape) != rank:
-        raise UnsupportedError(f"{what} needs {rank} axes, not {len(tensor.shape)}")

@@ -172,11 +172,11 @@ def test_round_of_halves(method):
     check(lambda x: lax.round(x, method), (50,), proves="round")
 
 
-@few
-@given(low=st.floats(-3, 3, width=32), high=st.floats(-3, 3, width=32), are_tensors=st.booleans())
+@pytest.mark.parametrize("are_tensors", [False, True])
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 2.0), (1.5, -0.5)])
 def test_clamp_also_where_the_bounds_cross(low, high, are_tensors):
     def function(x):
-        bounds = (low * jnp.ones_like(x), high + 0 * x) if are_tensors else (low, high)
+        bounds = (low + 0 * x, high + 0 * x) if are_tensors else (low, high)
         return lax.clamp(jnp.float32(bounds[0]), x, jnp.float32(bounds[1]))
 
     check(function, (4, 5), proves="clamp")

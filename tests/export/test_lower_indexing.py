@@ -70,6 +70,11 @@ def test_evenly_spaced_places_become_a_slice():
     assert "Gather" not in operations(model)
 
 
+@pytest.mark.parametrize("places", [[3, 2, 1, 0], [4, 2, 0], [2, 2, 2], [1, 3, 2]])
+def test_places_that_run_backwards_stay_or_jump(places):
+    check(lambda x: jnp.take(channels_first(x), np.array(places), axis=1), (5, 3, 2), proves="gather")
+
+
 def test_gather_of_one_place_drops_the_axis():
     check(lambda x: jnp.take(channels_first(x), 2, axis=3) * 2, (2, 3, 4), proves="gather")
 

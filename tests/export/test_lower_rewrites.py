@@ -75,6 +75,7 @@ def test_what_only_looks_like_a_leaky_relu_is_not():
     check(lambda x: jnp.where(x >= 1, x, x * 0.3), (40,))
     check(lambda x: jnp.where(x >= 0, x * 0.3, x), (40,))
     check(lambda x, y: jnp.where(x >= 0, y, x * 0.3), (40,), (40,))
+    check(lambda x, y: jnp.where(y >= 0, x, x * 0.3), (40,), (40,))
     check(lambda x: jnp.where(x >= 0, x, x * x), (40,))
     check(lambda x: jnp.where(x <= 0, x, x * 0.3), (40,))
 
