@@ -64,6 +64,19 @@ def test_upsampling_is_recognised_however_it_is_written(how):
     assert operations(model) == {"Transpose": 2, "Conv": 1, "Resize": 1}
 
 
+def test_resizes_that_are_not_one():
+    """Twice along one axis, and in two ways along two: neither pair is a single Resize."""
+
+    def twice(x):
+        return resized(resized(channels_first(x), (6, 4), "bilinear"), (12, 4), "bilinear")
+
+    def two_ways(x):
+        return resized(resized(channels_first(x), (6, 4), "nearest"), (6, 8), "bilinear")
+
+    assert operations(check(twice, (3, 4, 2), tolerance=5e-6))["Resize"] == 2
+    assert operations(check(two_ways, (3, 4, 2), tolerance=5e-6))["Resize"] == 2
+
+
 def test_a_function_called_resize_that_does_something_else_is_lowered_as_it_stands():
     @jax.jit
     def _resize(x):

@@ -122,6 +122,14 @@ def test_pixel_shuffle_as_pytorch_orders_it():
     assert next(a.s for a in node.attribute if a.name == "mode") == b"CRD"
 
 
+def test_blocks_of_an_image_of_another_shape_are_not_taken_for_its_own():
+    def function(x):
+        other = channels_first(x).reshape(x.shape[0], 6, 4, 8)  # 4 x 6 pixels read as 6 x 4
+        return depth_to_space(other, 2), space_to_depth(other, 2)
+
+    check(function, (4, 6, 8))
+
+
 def test_a_name_proves_nothing():
     """A function called depth_to_space that orders its channels differently is lowered as it stands."""
 
