@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 GOOD = "good"
+OK = "ok"  # what BTAD calls good
 TEST_FRACTION = 0.2  # of the good images, where the data brings no split of its own
 
 Split = Literal["train", "test"]
-Layout = Literal["mvtec", "good_bad", "csv", "flat"]
+Layout = Literal["mvtec", "btad", "ksdd2", "good_bad", "csv", "flat"]
 
 
 class DataError(ValueError):

@@ -1,0 +1,91 @@
+"""KolektorSDD2: each picture lies beside its mask, and the mask alone says whether the picture is good.
+
+train/10000.png  train/10000_GT.png    test/ likewise. A picture is defective if its mask marks any pixel.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from edge_agent.preprocess import ImageError, read_mask
+from train.data import walk
+from train.data.samples import GOOD, OK, DataError, Dataset, Sample, Skipped, composed, make_dataset, shown
+
+MASK_ENDING = "_gt"  # of a mask's stem, in upper or lower case
+DEFECT = "defect"  # the only type there is
+
+
+def holds_pairs(train: Path) -> bool:
+    """Whether a folder train/ is KolektorSDD2's: no good/ or ok/, but masks beside their pictures."""
+    if walk.child(train, GOOD) or walk.child(train, OK):
+        return False
+    return any(_is_mask(path) for path in walk.visible(train) if walk.is_image(path))
+
+
+def open_ksdd2(folder: Path, train: Path) -> Dataset:
+    """Reads every mask, for the labels. Raises DataError for a picture whose mask is missing or can't be read."""
+    test = walk.child(folder, "test")
+    (train_pictures, skipped), (test_pictures, more) = _labelled(train), _labelled(test) if test else ({}, [])
+    skipped += more
+    defective = [path for path, (label, _) in train_pictures.items() if label != GOOD]
+    samples = [Sample(path, "train", GOOD) for path, (label, _) in train_pictures.items() if label == GOOD]
+    if not samples:
+        raise DataError(
+            f"Each of the {len(defective)} masks in {shown(train)} marks a defect, so there is no good part to learn "
+            "from. Are the masks inverted? Defects are white, the rest is black."
+        )
+    if defective:
+        count = f"{len(defective)} of {len(train_pictures)} training pictures show"
+        if len(defective) == 1:
+            count = f"1 of {len(train_pictures)} training pictures shows"
+        skipped.append(
+            Skipped(
+                defective[0],
+                f"{shown(train)}: {count} a defect by their masks, {shown(defective[0].name)} for one, and are left "
+                "out: a detector learns from good parts only.",
+            )
+        )
+    samples += [Sample(path, "test", label, mask) for path, (label, mask) in test_pictures.items()]
+    others = [path for path in walk.holding_images(folder) if path not in (train, test)]
+    skipped += walk.unused(others, "only train and test are")
+    skipped += walk.loose(folder, "in train or in test")
+    return make_dataset(folder, "ksdd2", samples, skipped)
+
+
+def _labelled(side: Path) -> tuple[dict[Path, tuple[str, Path | None]], list[Skipped]]:
+    """Label and mask (of defective pictures) of each picture of train/ or test/, and what isn't used."""
+    files = [path for path in walk.visible(side) if walk.is_image(path)]
+    masks = {composed(path.stem).lower()[: -len(MASK_ENDING)]: path for path in files if _is_mask(path)}
+    pictures = [path for path in files if not _is_mask(path)]
+    if lacking := [path for path in pictures if composed(path.stem).lower() not in masks]:
+        others = f" (nor have {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+        raise DataError(
+            f"{shown(lacking[0])} has no mask {shown(lacking[0].stem)}_GT.png beside it{others}, so it can't be told "
+            "good or defective. Copy the mask there (a black one for a good part), or delete the picture."
+        )
+    mask_of = {path: masks[composed(path.stem).lower()] for path in pictures}
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        marked = list(pool.map(_marks_any, mask_of.values()))
+    labelled: dict[Path, tuple[str, Path | None]] = {
+        path: (DEFECT, mask) if marks else (GOOD, None)
+        for (path, mask), marks in zip(mask_of.items(), marked, strict=True)
+    }
+    skipped = walk.unused(walk.holding_images(side), f"only the pictures in {shown(side.name)} itself are")
+    if orphans := sorted(set(masks.values()) - set(mask_of.values())):
+        which = "is a mask without a picture" if len(orphans) == 1 else f"and {len(orphans) - 1} more masks lack"
+        which += "" if len(orphans) == 1 else " their pictures"
+        skipped.append(Skipped(orphans[0], f"{shown(orphans[0])} {which}. Copy the set again."))
+    return labelled, skipped
+
+
+def _is_mask(path: Path) -> bool:
+    return path.stem.lower().endswith(MASK_ENDING)
+
+
+def _marks_any(mask: Path) -> bool:
+    try:
+        return bool(read_mask(mask).any())
+    except ImageError as error:
+        raise DataError(f"{shown(str(error))} Without it, its picture can't be told good or defective.") from error
