@@ -1,0 +1,221 @@
+"""Published weights: found, read into a frozen network, kept with a run.
+
+A file is taken only if every tensor that the taps need is there, in its shape, and nothing else but what the layout
+says the taps don't need: a file that almost fits is another network.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+
+from train.backbones.backbone import Backbone, abstract, dotted, leaf_shapes
+from train.backbones.errors import WeightsError
+from train.backbones.layout import Layout, Shape
+from train.backbones.registry import BACKBONES
+from train.backbones.weight_file import WeightFile, open_weights
+from train.durable import write_file
+
+__all__ = [
+    "WeightsError",
+    "cache_folder",
+    "features",
+    "find_weights",
+    "load_pretrained",
+    "random_weights",
+    "restore_backbone",
+    "save_backbone",
+]
+
+FORMAT = "faultline backbone 1"
+SUFFIXES = (".safetensors", ".pth")
+
+
+def cache_folder() -> Path:
+    """Where files that a user brings are looked for: FAULTLINE_CACHE, else faultline in the user's cache folder."""
+    if given := os.environ.get("FAULTLINE_CACHE"):
+        return Path(given) / "backbones"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faultline" / "backbones"
+
+
+def find_weights(backbone: Backbone, file: Path | None) -> Path:
+    """The user's file; else NAME.safetensors or NAME.pth in the cache folder; else the hub's file, fetched once.
+
+    Raises:
+        WeightsError: there is none; the text says which file to bring and where to put it.
+    """
+    if not backbone.pretrained:
+        raise WeightsError(f"{backbone.name} has no published weights; its weights are drawn from the seed.")
+    if file is not None:
+        if not file.is_file():
+            raise WeightsError(f"{file} is not there. {_bring(backbone)}")
+        return file
+    for suffix in SUFFIXES:
+        if (cached := cache_folder() / f"{backbone.name}{suffix}").is_file():
+            return cached
+    if backbone.hub is None:
+        raise WeightsError(f"There are no weights of {backbone.name} here. {_bring(backbone)}")
+    try:
+        import huggingface_hub
+
+        return Path(huggingface_hub.hf_hub_download(backbone.hub.repository, backbone.hub.name))
+    except Exception as error:  # offline, refused, renamed, not installed: the remedy is the same
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise WeightsError(
+            f"There are no weights of {backbone.name} here, and the Hugging Face hub gave none ({reason}). "
+            f"{_bring(backbone)}"
+        ) from error
+
+
+def load_pretrained(backbone: Backbone, path: Path, image_size: int) -> nnx.Module:
+    """The network with the weights of a published file, frozen, for images of one size.
+
+    Raises:
+        WeightsError: the file is of another network, incomplete, damaged or unsafe, or the image size doesn't fit.
+    """
+    _check_size(backbone, image_size)
+    if backbone.only_published_size and image_size != backbone.image_size:
+        raise WeightsError(
+            f"image_size is {image_size}, but {backbone.name} was published for {backbone.image_size} and its position "
+            f"embedding fits no other size. Set image_size={backbone.image_size}."
+        )
+    file = open_weights(path)
+    leaves = leaf_shapes(backbone, image_size)
+    layout = _matching_layout(backbone, file, leaves)
+    names = {layout.plain(key): key for key in file.shapes}
+    arrays = layout.convert(lambda key: file.read(names[key]))
+    for leaf, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise WeightsError(f"{path}: {leaf} of {backbone.name} has values that are not finite. {_bring(backbone)}")
+    return _filled(backbone, image_size, arrays)
+
+
+def random_weights(backbone: Backbone, image_size: int, seed: int) -> nnx.Module:
+    """The network with weights drawn from the seed: for `mini`, tests and trials."""
+    _check_size(backbone, image_size)
+    return backbone.build(image_size, nnx.Rngs(seed))
+
+
+def save_backbone(path: Path, module: nnx.Module) -> None:
+    """Every array under its dotted path, as safetensors, whole or not at all."""
+    arrays = {dotted(p): np.asarray(leaf[...]) for p, leaf in nnx.to_flat_state(nnx.state(module))}
+    data = safetensors.numpy.save(arrays, metadata={"format": FORMAT})
+    write_file(path, lambda file: file.write(data))
+
+
+def restore_backbone(backbone: Backbone, path: Path, image_size: int) -> nnx.Module:
+    """What `save_backbone` wrote.
+
+    Raises:
+        WeightsError: it is damaged, or of another network or image size.
+    """
+    _check_size(backbone, image_size)
+    file = open_weights(path)
+    leaves = leaf_shapes(backbone, image_size)
+    if file.metadata.get("format") != FORMAT:
+        raise WeightsError(f"{path} is not a backbone of a run. Name the file that `train fit` wrote, or train anew.")
+    if file.shapes != leaves:
+        wrong = sorted(set(file.shapes.items()) ^ set(leaves.items()))[0][0]
+        raise WeightsError(
+            f"{path} does not hold {backbone.name} for image_size {image_size}: {wrong} is "
+            f"{_shape(file.shapes.get(wrong))} there and {_shape(leaves.get(wrong))} in {backbone.name}. Give the "
+            "backbone and image_size of the run that wrote it."
+        )
+    return _filled(backbone, image_size, {key: file.read(key) for key in leaves})
+
+
+def features(
+    module: nnx.Module, images: UInt8[Array, "n h w 3"], backbone: Backbone
+) -> tuple[Float[Array, "n _h _w _c"], ...]:
+    """One feature map per tap. Pure and traceable, with any batch size."""
+    mean, std = (jnp.array(v, jnp.float32) for v in (backbone.normalisation.mean, backbone.normalisation.std))
+    network = cast(Callable[[Array], tuple[Array, ...]], module)
+    return network((images.astype(jnp.float32) / 255 - mean) / std)
+
+
+def _filled(backbone: Backbone, image_size: int, arrays: Mapping[str, np.ndarray]) -> nnx.Module:
+    graph, state = nnx.split(abstract(backbone, image_size))
+    flat = [(p, leaf.replace(jnp.asarray(arrays[dotted(p)], jnp.float32))) for p, leaf in nnx.to_flat_state(state)]
+    return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def _check_size(backbone: Backbone, image_size: int) -> None:
+    step = backbone.size_multiple
+    if image_size < step or image_size % step:
+        near = max(step, round(image_size / step) * step)
+        raise WeightsError(
+            f"image_size is {image_size}, but {backbone.name} needs a multiple of {step}. Set image_size={near}."
+        )
+
+
+def _matching_layout(backbone: Backbone, file: WeightFile, leaves: Mapping[str, Shape]) -> Layout:
+    """The layout that the file is in.
+
+    Raises:
+        WeightsError: it fits none.
+    """
+    if not backbone.layouts:
+        raise WeightsError(f"{backbone.name} has no published weights; its weights are drawn from the seed.")
+
+    def fit(layout: Layout) -> int:
+        found = {layout.plain(key) for key in file.shapes}
+        return sum(key in found for key in layout.published(leaves)) - sum(not layout.ignores(key) for key in found)
+
+    layout = max(backbone.layouts, key=fit)
+    if problem := _misfit(layout, file, layout.published(leaves)):
+        other = _identified(file)
+        if other is not None and other.name != backbone.name:
+            raise WeightsError(
+                f"{file.path} looks like {other.name}, not {backbone.name}. Set backbone={other.name}, or bring the "
+                f"right file. {_bring(backbone)}"
+            )
+        raise WeightsError(f"{file.path} does not fit {backbone.name}: {problem}. {_bring(backbone)}")
+    return layout
+
+
+def _misfit(layout: Layout, file: WeightFile, needed: Mapping[str, Shape]) -> str:
+    """What keeps a file from being of this layout; empty if nothing does."""
+    found = {layout.plain(key): shape for key, shape in file.shapes.items()}
+    missing = [key for key in needed if key not in found]
+    extra = [key for key in found if key not in needed and not layout.ignores(key)]
+    wrong = [key for key, shape in needed.items() if key in found and found[key] != shape]
+    if missing and len(missing) > len(needed) / 2:
+        return f"{missing[0]} and {len(missing) - 1} more of its {len(needed)} tensors are not in it"
+    if wrong:
+        key = wrong[0]
+        return f"{key} is {_shape(found[key])} in the file and {_shape(needed[key])} in the network"
+    if missing:
+        return f"{_first(missing)} not in it"
+    return f"{_first(extra)} in it, but not in the network" if extra else ""
+
+
+def _identified(file: WeightFile) -> Backbone | None:
+    """The backbone whose published file this could be."""
+    for backbone in BACKBONES.values():
+        if backbone.layouts:
+            leaves = leaf_shapes(backbone, backbone.image_size)
+            if any(not _misfit(layout, file, layout.published(leaves)) for layout in backbone.layouts):
+                return backbone
+    return None
+
+
+def _bring(backbone: Backbone) -> str:
+    place = cache_folder() / f"{backbone.name}.safetensors"
+    there = f"put it at {place} or name it with --set backbone_weights=FILE"
+    if backbone.hub is None:
+        return f"Bring a file of its published weights and {there}."
+    return f"Bring {backbone.hub.name} of {backbone.hub.repository} on the Hugging Face hub: {there}."
+
+
+def _first(keys: list[str]) -> str:
+    return f"{keys[0]} is" if len(keys) == 1 else f"{keys[0]} and {len(keys) - 1} more are"
+
+
+def _shape(shape: Shape | None) -> str:
+    return "missing" if shape is None else " x ".join(map(str, shape)) if shape else "one number"

@@ -1,0 +1,19 @@
+"""Name -> backbone."""
+
+import difflib
+
+from train.backbones.backbone import Backbone
+from train.backbones.mini import MINI
+from train.backbones.resnet import RESNET18
+
+BACKBONES: dict[str, Backbone] = {backbone.name: backbone for backbone in (RESNET18, MINI)}
+
+
+def find_backbone(name: str) -> Backbone:
+    """KeyError with a sentence where there is none of that name."""
+    if name in BACKBONES:
+        return BACKBONES[name]
+    near = difflib.get_close_matches(name, BACKBONES, n=1)
+    raise KeyError(
+        f"{name} is not a backbone. " + (f"Did you mean {near[0]}?" if near else f"There are: {', '.join(BACKBONES)}.")
+    )
