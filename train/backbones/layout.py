@@ -7,7 +7,7 @@ stores convolutions as [o, i, h, w] and linear maps as [o, i]; ours are [h, w, i
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,7 @@ Read = Callable[[str], np.ndarray]  # published key -> tensor
 BATCH_NORM_EPSILON = 1e-5  # torchvision's, timm's and transformers' ResNets
 
 
+@runtime_checkable
 class Part(Protocol):
     """A piece of a published file."""
 

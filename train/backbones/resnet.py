@@ -5,7 +5,7 @@ Shape letters: n images, h x w pixels or cells, c channels (channels last). Batc
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 from flax import nnx
@@ -16,6 +16,7 @@ from train.backbones.layers import Conv, max_pool
 from train.backbones.layout import ConvNormPart, ConvPart, Layout, Part
 
 
+@runtime_checkable
 class Residual(Protocol):
     """What a stage is made of. (channels, width, stride=, rngs=) -> module; width is the stage's, before expansion."""
 
