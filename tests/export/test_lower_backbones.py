@@ -8,7 +8,7 @@ from train.backbones import find_backbone
 from train.backbones.pretrained import features, random_weights
 
 
-@pytest.mark.parametrize(("name", "size", "convolutions"), [("mini", 64, 4), ("resnet18", 64, 15)])
+@pytest.mark.parametrize(("name", "size", "convolutions"), [("mini", 64, 4), ("resnet18", 64, 15), ("mobilenet_v1_025", 64, 23)])
 def test_convolutional_backbones(name, size, convolutions):
     backbone = find_backbone(name)
     module = random_weights(backbone, size, seed=0)

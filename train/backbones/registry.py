@@ -4,9 +4,13 @@ import difflib
 
 from train.backbones.backbone import Backbone
 from train.backbones.mini import MINI
+from train.backbones.mobilenet import MOBILENET_V1_025
 from train.backbones.resnet import RESNET18
+from train.backbones.wide_resnet import WIDE_RESNET50_2
 
-BACKBONES: dict[str, Backbone] = {backbone.name: backbone for backbone in (RESNET18, MINI)}
+BACKBONES: dict[str, Backbone] = {
+    backbone.name: backbone for backbone in (RESNET18, WIDE_RESNET50_2, MOBILENET_V1_025, MINI)
+}
 
 
 def find_backbone(name: str) -> Backbone:
