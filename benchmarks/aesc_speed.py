@@ -194,7 +194,7 @@ def _our_engine(mode: str, threads: int) -> Callable[[object], object]:
     config = AEScConfig(scoring=mode)
     network = detector.build(config, nnx.Rngs(0))
     network.eval()
-    weights = jax.tree.map(jax.numpy.asarray, detector.fold(network, config))
+    weights = jax.tree.map(jax.numpy.asarray, detector.fold(network, None, config))
 
     def trace(images):
         raw = detector.score(weights, images, config)

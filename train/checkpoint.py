@@ -71,5 +71,6 @@ class Checkpoints:
 
 
 def _storable(state: TrainState) -> dict[str, Any]:
-    """Typed keys as their raw numbers."""
-    return state._replace(key=jax.random.key_data(state.key))._asdict()
+    """Typed keys as their raw numbers; an average only where there is one."""
+    stored = state._replace(key=jax.random.key_data(state.key))._asdict()
+    return {name: value for name, value in stored.items() if value is not None}

@@ -25,11 +25,11 @@ class RunConfig(BaseModel, extra="forbid", frozen=True):
 
     batch_size: int = Field(16, ge=1)
     epochs: int = Field(250, ge=1)
-    steps_per_epoch: int = Field(125, ge=1)
+    steps_per_epoch: int = Field(125, ge=0)  # 0: as many full batches as the training images give
     steps_per_dispatch: int = Field(0, ge=0)  # updates per compiled call; 0: 1 on a CPU, 25 on a GPU
     learning_rate: float = Field(0.01, gt=0)
     warmup_steps: int = Field(0, ge=0)  # linear, from zero
-    schedule: Literal["plateau", "cosine"] = "plateau"
+    schedule: Literal["constant", "plateau", "cosine"] = "plateau"
     plateau_patience: int = Field(30, ge=1)  # epochs without progress before the learning rate is halved
     plateau_factor: float = Field(0.5, gt=0, lt=1)
     plateau_min_delta: float = Field(1.0, ge=0)  # what counts as progress of the validation metric

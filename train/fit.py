@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,20 +17,22 @@ from tensorboardX import SummaryWriter
 
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, RunConfig, config_digest, dump_config, load_config
-from train.data.batches import fits, load_images, resident_batches, stacked, streamed_batches
+from train.data.batches import load_images, stacked
 from train.data.folder import Dataset, Sample, digest
+from train.data.samples import file_digest
 from train.detectors import Detector
 from train.durable import write_text
 from train.fit_threshold import Thresholds
-from train.loop import TrainState, TrainSteps, make_train_steps, mean_loss
-from train.optimizer import build_optimizer, build_plateau
+from train.inputs import TrainingInputs, encode_all, training_inputs
+from train.loop import TrainState, TrainSteps, by_index, make_train_steps, mean_loss
+from train.optimizer import build_plateau
 from train.progress import Work
 from train.provenance import describe
-from train.run import RunError, initial_state, open_run, preprocessing_of, write_held_out
+from train.run import RunError, frozen_file, initial_state, open_run, preprocessing_of, write_held_out
 
 MIN_HELD_OUT = 4
 SPLIT_STREAM, VALIDATION_STREAM = 2, 3  # folded into the run's seed
-DIVERGED = 100.0  # an epoch's mean loss over the best epoch's
+DIVERGED = 100.0  # times the best epoch's mean loss, or the first one's where losses fall below zero
 
 
 class TrainingDiverged(RuntimeError):
@@ -69,27 +71,53 @@ def fit(
     With `resume` a killed run goes on from its newest checkpoint and ends with the numbers of one never killed.
     Raises RunError, ConfigError, TrainingDiverged.
     """
-    _open_folder(detector, config, dataset, out, product=product, resume=resume)
     split = split_good(dataset.train, config.validation_fraction, config.seed)
+    config = _with_steps(config, len(split.train))
+    frozen = _frozen_part(detector, config, out)
+    _open_folder(detector, config, dataset, out, frozen, product=product, resume=resume)
     preprocessing = preprocessing_of(config)
     names = [sample.path.relative_to(dataset.root).as_posix() for sample in split.held_out]
-    with Work("reading images", len(split.held_out) + len(split.train)) as work:
+    with Work("reading held-out images", len(split.held_out)) as work:
         held_out = load_images([sample.path for sample in split.held_out], preprocessing, work.done)
-        resident = None
-        if fits(len(split.train), preprocessing, config.resident_limit_mb):
-            resident = load_images([sample.path for sample in split.train], preprocessing, work.done)
     if not (out / "split.json").exists():
         trained_on = [sample.path.relative_to(dataset.root).as_posix() for sample in split.train]
         write_text(out / "split.json", json.dumps({"train": trained_on, "held_out": names}, indent=1))
         write_held_out(out, held_out, names)
-    _train(detector, config, split.train, resident, held_out, out)
+    _train(detector, config, frozen, split.train, held_out, out)
     thresholds = open_run(out).fit_thresholds()
     write_text(out / "thresholds.json", thresholds.model_dump_json(indent=2))
     return thresholds
 
 
+def _with_steps(config: Any, n_train: int) -> Any:
+    """The config with an epoch's steps as a number; 0 stands for one pass over the training images."""
+    if config.steps_per_epoch:
+        return config
+    if n_train < config.batch_size:
+        raise RunError(
+            f"{n_train} training images don't fill a batch of {config.batch_size}, so an epoch of one pass has no "
+            "step. Set a smaller batch_size, or steps_per_epoch."
+        )
+    return config.model_copy(update={"steps_per_epoch": n_train // config.batch_size})
+
+
+def _frozen_part(detector: Detector, config: RunConfig, out: Path) -> nnx.Module | None:
+    """From the run folder where it is there already, else from where the config says."""
+    if detector.frozen is None:
+        return None
+    path = frozen_file(out, detector.frozen)
+    return detector.frozen.restore(path, config) if path.exists() else detector.frozen.load(config)
+
+
 def _open_folder(
-    detector: Detector, config: RunConfig, dataset: Dataset, out: Path, *, product: str, resume: bool
+    detector: Detector,
+    config: RunConfig,
+    dataset: Dataset,
+    out: Path,
+    frozen: nnx.Module | None,
+    *,
+    product: str,
+    resume: bool,
 ) -> None:
     """Starts a run folder, or checks that the one to resume is of the same settings and data."""
     data_digest = digest(dataset)
@@ -103,6 +131,10 @@ def _open_folder(
             "config_digest": config_digest(config),
             **describe(product, data_digest, f"{device.platform} {device.device_kind}"),
         }
+        if detector.frozen is not None:
+            path = frozen_file(out, detector.frozen)
+            detector.frozen.save(path, frozen)
+            provenance[f"{detector.frozen.name}_sha256"] = file_digest(path)
         write_text(out / "provenance.json", json.dumps(provenance, indent=2))
         header = [f"{detector.name}, settings as resolved", *(f"{k}: {v}" for k, v in provenance.items())]
         write_text(out / "config.yaml", dump_config(config, header))
@@ -114,9 +146,9 @@ def _open_folder(
         provenance = json.loads((out / "provenance.json").read_text())
     except (ConfigError, OSError, json.JSONDecodeError) as error:
         raise RunError(f"{out} can't be resumed: {error}") from None
-    for name in detector.schema.model_fields:
+    for name, field in detector.schema.model_fields.items():
         old, new = getattr(before, name), getattr(config, name)
-        if old != new:
+        if old != new and not field.exclude:
             raise RunError(
                 f"{out} was started with {name}: {old}, and is to go on with {name}: {new}. "
                 f"Resume with --config {out / 'config.yaml'}, or give --out a new folder."
@@ -128,17 +160,14 @@ def _open_folder(
 def _train(
     detector: Detector,
     config: RunConfig,
+    frozen: nnx.Module | None,
     samples: Sequence[Sample],
-    resident: np.ndarray | None,
     held_out: np.ndarray,
     out: Path,
 ) -> None:
     graph, state = initial_state(detector, config)
-    history: dict[str, Any] = {"best_loss": math.inf}
-    train_steps = training_steps(detector, config, graph)
-    validate = _validation(detector, config, graph, held_out)
+    history: dict[str, Any] = {}
     plateau = build_plateau(config)
-    images = None if resident is None else jnp.asarray(resident)
     total = config.epochs * config.steps_per_epoch
     with Checkpoints(out / "checkpoints", detector.monitor) as checkpoints:
         if checkpoints.latest is not None:
@@ -146,82 +175,95 @@ def _train(
         start = int(state.step)
         if start >= total:
             return
+        inputs = training_inputs(detector, config, frozen, samples, preprocessing_of(config))
+        if detector.measure is not None and start == 0:
+            state = _measured(detector, graph, state, inputs)
+        train_steps = training_steps(detector, config, graph, inputs)
+        validate = _validation(detector, config, graph, encode_all(detector, config, frozen, held_out), len(held_out))
         with (
             SummaryWriter(str(out / "events"), purge_step=start, flush_secs=10) as events,
             Work("training", total, done=start) as work,
         ):
             for epoch in range(start // config.steps_per_epoch, config.epochs):
                 losses = []
-                chunks = stacked(_batches(config, samples, resident, epoch), _per_dispatch(config))
-                for batches in chunks:
-                    state, metrics = train_steps(state, jnp.asarray(batches), images)
+                first = epoch * config.steps_per_epoch
+                for batches in stacked(inputs.batches(first, first + config.steps_per_epoch), _per_dispatch(config)):
+                    state, metrics = train_steps(state, jnp.asarray(batches), inputs.resident)
                     losses.append(np.asarray(metrics["loss"]))
                     _check_finite(losses[-1], int(state.step), checkpoints, out)
-                    work.done(len(losses[-1]), f"loss {losses[-1][-1]:.5f}")
+                    work.done(len(losses[-1]), f"loss {losses[-1][-1]:.5g}")
                 loss = float(np.mean(np.concatenate(losses)))
-                _check_divergence(loss, history["best_loss"], epoch, checkpoints, out)
+                _check_divergence(loss, history, epoch, checkpoints, out)
                 figures = {"loss": loss, **validate(state, epoch)}
                 if config.schedule == "plateau":
                     _, plateau_state = plateau.update({}, state.plateau, value=jnp.asarray(-figures[detector.monitor]))
                     state = state._replace(plateau=plateau_state)
-                history = {"best_loss": min(loss, history["best_loss"])}
+                history = {
+                    "best_loss": min(loss, history.get("best_loss", loss)),
+                    "first_loss": history.get("first_loss", loss),
+                }
                 checkpoints.save(state, figures, history)
                 for name, value in figures.items():
                     events.add_scalar(name, value, int(state.step))
                 events.add_scalar("learning_rate_factor", float(state.plateau.scale), int(state.step))
                 work.say(
-                    f"epoch {epoch + 1}/{config.epochs}: loss {loss:.5f}, held-out {detector.monitor} "
+                    f"epoch {epoch + 1}/{config.epochs}: loss {loss:.5g}, held-out {detector.monitor} "
                     f"{figures[detector.monitor]:.2f} {detector.monitor_unit}"
                 )
 
 
-def training_steps(detector: Detector, config: RunConfig, graph: nnx.GraphDef) -> TrainSteps:
+def _measured(detector: Detector, graph: nnx.GraphDef, state: TrainState, inputs: TrainingInputs) -> TrainState:
+    """The state with the statistics of the training inputs in it."""
+    assert detector.measure is not None
+    model = nnx.merge(graph, state.params, state.rest, copy=True)
+    detector.measure(model, inputs.all)
+    return state._replace(rest=nnx.state(model, nnx.Not(nnx.Param)))
+
+
+def training_steps(
+    detector: Detector, config: RunConfig, graph: nnx.GraphDef, inputs: TrainingInputs | None = None
+) -> TrainSteps:
     """The compiled training step of a detector, written out on a CPU and scanned elsewhere."""
-    loss_fn, on_cpu = _loss_fn(detector, config, graph), jax.default_backend() == "cpu"
-    return make_train_steps(loss_fn, build_optimizer(config), unroll=on_cpu)
+    return make_train_steps(
+        _loss_fn(detector, config, graph),
+        detector.optimizer(config),
+        unroll=jax.default_backend() == "cpu",
+        inputs_of=inputs.inputs_of if inputs else by_index,
+        micro_batches=detector.micro_batches(config),
+        average_decay=detector.average_decay(config),
+    )
 
 
 def _loss_fn(detector: Detector, config: RunConfig, graph: nnx.GraphDef) -> Any:
-    def loss_fn(params: nnx.State, rest: nnx.State, images: Array, key: Array) -> Any:
+    def loss_fn(params: nnx.State, rest: nnx.State, inputs: Any, key: Array) -> Any:
         model = nnx.merge(graph, params, rest, copy=True)
-        loss, metrics = mean_loss(*detector.loss(model, images, key, config))
+        loss, metrics = mean_loss(*detector.loss(model, inputs, key, config))
         return loss, (nnx.state(model, nnx.Not(nnx.Param)), metrics)
 
     return loss_fn
 
 
-def _validation(detector: Detector, config: RunConfig, graph: nnx.GraphDef, held_out: np.ndarray) -> Any:
-    """(state, epoch) -> mean metrics of `validation_samples` corrupted held-out images, the same in a resumed run."""
+def _validation(detector: Detector, config: RunConfig, graph: nnx.GraphDef, held_out: Any, count: int) -> Any:
+    """(state, epoch) -> mean metrics of `validation_samples` held-out inputs, the same in a resumed run."""
 
     @partial(jax.jit)
-    def validate_batch(params: nnx.State, rest: nnx.State, images: Array, key: Array) -> dict[str, Array]:
+    def validate_batch(params: nnx.State, rest: nnx.State, inputs: Any, key: Array) -> dict[str, Array]:
         model = nnx.merge(graph, params, rest, copy=True)
         model.eval()
-        return detector.validate(model, images, key, config)
+        return detector.validate(model, inputs, key, config)
 
     def validate(state: TrainState, epoch: int) -> dict[str, float]:
         root = jax.random.fold_in(jax.random.fold_in(state.key, VALIDATION_STREAM), epoch)
         collected: dict[str, list[np.ndarray]] = {}
         for batch in range(math.ceil(config.validation_samples / config.batch_size)):
-            index = np.arange(batch * config.batch_size, (batch + 1) * config.batch_size) % len(held_out)
-            metrics = validate_batch(state.params, state.rest, held_out[index], jax.random.fold_in(root, batch))
+            index = np.arange(batch * config.batch_size, (batch + 1) * config.batch_size) % count
+            some = jax.tree.map(lambda inputs, index=index: inputs[index], held_out)
+            metrics = validate_batch(state.scoring_params, state.rest, some, jax.random.fold_in(root, batch))
             for name, values in metrics.items():
                 collected.setdefault(name, []).append(np.asarray(values))
         return {name: float(np.mean(np.concatenate(values))) for name, values in collected.items()}
 
     return validate
-
-
-def _batches(
-    config: RunConfig, samples: Sequence[Sample], resident: np.ndarray | None, epoch: int
-) -> Iterator[np.ndarray]:
-    start, stop = epoch * config.steps_per_epoch, (epoch + 1) * config.steps_per_epoch
-    if resident is not None:
-        return resident_batches(len(samples), config.seed, start=start, stop=stop, batch=config.batch_size)
-    paths = [sample.path for sample in samples]
-    return streamed_batches(
-        paths, preprocessing_of(config), config.seed, start=start, stop=stop, batch=config.batch_size
-    )
 
 
 def _per_dispatch(config: RunConfig) -> int:
@@ -238,10 +280,13 @@ def _check_finite(losses: np.ndarray, step: int, checkpoints: Checkpoints, out: 
         )
 
 
-def _check_divergence(loss: float, best: float, epoch: int, checkpoints: Checkpoints, out: Path) -> None:
-    if loss > DIVERGED * best:
+def _check_divergence(loss: float, history: dict[str, Any], epoch: int, checkpoints: Checkpoints, out: Path) -> None:
+    if not history:
+        return
+    best, first = history["best_loss"], abs(history.get("first_loss", history["best_loss"]))
+    if loss > (max(DIVERGED * best, first) if best > 0 else DIVERGED * first):  # a likelihood's loss may be negative
         raise TrainingDiverged(
-            f"The mean loss of epoch {epoch + 1} is {loss:.4g}, {loss / best:.0f} times that of the best epoch. "
+            f"The mean loss of epoch {epoch + 1} is {loss:.4g}, that of the best epoch {best:.4g}. "
             f"{_kept(checkpoints, out)}"
         )
 

@@ -4,6 +4,7 @@ config.yaml      every setting, as resolved; a --config file itself
 provenance.json  versions, commit, command, data digest
 split.json       which good images were trained on and which were held out
 held_out.npz     the held-out images at model size: for thresholds, the golden set and the report
+backbone.safetensors   the frozen network of a detector that has one, so that the user's file is not needed again
 checkpoints/     Orbax: the newest two and the best
 thresholds.json  fitted on the held-out images when training has ended
 events/          TensorBoard
@@ -28,11 +29,12 @@ from train.checkpoint import Checkpoints
 from train.config import ConfigError, RunConfig, config_digest, load_config
 from train.data.noise import corrupt
 from train.detectors import Detector, RawScores, find_detector
+from train.detectors.detector import FrozenPart
 from train.durable import write_file
 from train.evaluate import About, HeldOut
 from train.fit_threshold import Thresholds, fit_thresholds
 from train.loop import TrainState
-from train.optimizer import build_optimizer, build_plateau
+from train.optimizer import build_plateau
 from train.provenance import Value, versions
 
 SCORE_BATCH = 8
@@ -45,7 +47,7 @@ class RunError(RuntimeError):
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished training, its best checkpoint loaded."""
+    """A finished training, the checkpoint that its recipe picks loaded."""
 
     folder: Path
     detector: Detector
@@ -134,15 +136,20 @@ def initial_state(detector: Detector, config: RunConfig) -> tuple[nnx.GraphDef, 
         step=jax.numpy.zeros((), jax.numpy.int32),
         params=params,
         rest=rest,
-        opt_state=build_optimizer(config).init(params),
+        opt_state=detector.optimizer(config).init(params),
         plateau=build_plateau(config).init(params),
         key=jax.random.key(config.seed),
+        average=jax.tree.map(jax.numpy.copy, params) if detector.average_decay(config) else None,
     )
     return graph, state
 
 
+def frozen_file(folder: Path, frozen: FrozenPart) -> Path:
+    return folder / f"{frozen.name}.safetensors"
+
+
 def open_run(folder: Path, overrides: Sequence[str] = ()) -> TrainedRun:
-    """The run's best checkpoint, ready to score.
+    """The checkpoint that the run's recipe picks, ready to score.
 
     `overrides` are key=value settings that do not change training, such as scoring=uncertainty; the thresholds are then
     fitted anew on the held-out images. RunError says what is missing.
@@ -165,17 +172,27 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> TrainedRun:
         )
     graph, state = initial_state(detector, trained)
     with Checkpoints(folder / "checkpoints", detector.monitor) as checkpoints:
-        if checkpoints.best is None:
+        step = checkpoints.best if detector.checkpoint(config) == "best" else checkpoints.latest
+        if step is None:
             raise RunError(f"{folder} has no checkpoint yet. Let `train fit --resume` finish it.")
-        step = checkpoints.best
         state, _ = checkpoints.restore(step, state)
-    model = nnx.merge(graph, state.params, state.rest)
+    model = nnx.merge(graph, state.scoring_params, state.rest)
     model.eval()
-    weights = jax.tree.map(jax.numpy.asarray, detector.fold(model, config))
+    frozen = _restore_frozen(folder, detector, config)
+    weights = jax.tree.map(jax.numpy.asarray, detector.fold(model, frozen, config))
     run = TrainedRun(folder, detector, config, step, weights, _read_thresholds(folder), provenance)
     if changed and run.thresholds is not None:
         return TrainedRun(folder, detector, config, step, weights, run.fit_thresholds(), provenance)
     return run
+
+
+def _restore_frozen(folder: Path, detector: Detector, config: RunConfig) -> nnx.Module | None:
+    if detector.frozen is None:
+        return None
+    try:
+        return detector.frozen.restore(frozen_file(folder, detector.frozen), config)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} can't be used: {error}") from None
 
 
 def _read_thresholds(folder: Path) -> Thresholds | None:

@@ -92,7 +92,7 @@ def test_aesc_scores_as_they_ship(network, scoring, quantise):
         network=network, image_size=128, filters=2, scoring=scoring, dropout_passes=PASSES, quantise=quantise
     )
     model = trained(AESC.build(config, nnx.Rngs(0)))
-    weights = AESC.fold(model, config)
+    weights = AESC.fold(model, None, config)
     # A reconstruction that lies between two grey levels may round either way, which is one grey level for that pass.
     tolerance = 5e-2 if quantise else 1e-5
     proto = check(
@@ -111,13 +111,13 @@ def test_aesc_scores_as_they_ship(network, scoring, quantise):
 def test_the_smallest_image_shrinks_to_one_pixel_and_is_right(scoring):
     """64 px: the bottleneck is 1 x 1, so axes of size 1 turn up where others have none."""
     config = AEScConfig(image_size=64, filters=2, scoring=scoring, dropout_passes=PASSES)
-    weights = AESC.fold(trained(AESC.build(config, nnx.Rngs(0))), config)
+    weights = AESC.fold(trained(AESC.build(config, nnx.Rngs(0))), None, config)
     check(lambda images: AESC.score(weights, images, config), (64, 64, 3), dtype=np.uint8, draw=bytes_, tolerance=1e-5)
 
 
 def test_grey_networks():
     config = AEScConfig(image_size=64, filters=2, color="grey", scoring="residual")
-    weights = AESC.fold(trained(AESC.build(config, nnx.Rngs(0))), config)
+    weights = AESC.fold(trained(AESC.build(config, nnx.Rngs(0))), None, config)
     check(lambda images: AESC.score(weights, images, config), (64, 64, 3), dtype=np.uint8, draw=bytes_, tolerance=1e-5)
 
 

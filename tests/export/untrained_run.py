@@ -21,7 +21,7 @@ def make_run(folder: Path, *, held_out: int = 12, **settings: object) -> Trained
         if isinstance(part, nnx.BatchNorm):
             settled(part, seed)
     model.eval()
-    weights = jax.tree.map(jax.numpy.asarray, AESC.fold(model, config))
+    weights = jax.tree.map(jax.numpy.asarray, AESC.fold(model, None, config))
     generator = np.random.default_rng(0)
     noise = generator.integers(-20, 20, (held_out, 64, 64, 3)) + generator.integers(60, 180, (held_out, 1, 1, 3))
     images = noise.clip(0, 255).astype(np.uint8)

@@ -119,7 +119,7 @@ def test_l2_norm_is_homogeneous_and_of_a_constant_map_the_constant(seed, scale):
 def test_passes_equal_one_network_run_pass_by_pass(rates, network, model, images):
     """The shared prefix saves work and changes nothing: the twin with active dropout, written out plainly."""
     config = UNCERTAIN.model_copy(update={"dropout_rates": rates, "network": network})
-    weights, dropout = AESC.fold(model, config)
+    weights, dropout = AESC.fold(model, None, config)
     x = to_network(images, 3)
     y = reconstructions(weights, x, dropout, skips=network == "aesc")
     assert y.shape == (3, 5, 64, 64, 3)
@@ -153,7 +153,7 @@ def nnx_conv(x, kernel):
 
 
 def test_uncertainty_is_the_variance_over_the_passes(model, images):
-    weights, dropout = AESC.fold(model, UNCERTAIN)
+    weights, dropout = AESC.fold(model, None, UNCERTAIN)
     scores = AESC.score((weights, dropout), images, UNCERTAIN)
     y = 255 * np.asarray(reconstructions(weights, to_network(images, 3), dropout, skips=True), np.float64)
     expected = y.var(axis=1).mean(-1)
@@ -162,20 +162,20 @@ def test_uncertainty_is_the_variance_over_the_passes(model, images):
 
 
 def test_masks_keep_what_the_rates_say_and_repeat_for_the_seed(model):
-    _, dropout = AESC.fold(model, UNCERTAIN.model_copy(update={"dropout_passes": 200}))
+    _, dropout = AESC.fold(model, None, UNCERTAIN.model_copy(update={"dropout_passes": 200}))
     assert [mask is None for mask in dropout.encoder] == [True, True, False, False, False, False]
     assert [mask is None for mask in dropout.decoder] == [False, False, False, True, True]
     for mask, rate in zip(dropout.encoder[2:], dropout.rates[2:], strict=True):
         assert float(mask.mean()) == pytest.approx(1 - rate, abs=0.02)
-    again = AESC.fold(model, UNCERTAIN.model_copy(update={"dropout_passes": 200}))[1]
+    again = AESC.fold(model, None, UNCERTAIN.model_copy(update={"dropout_passes": 200}))[1]
     np.testing.assert_array_equal(again.encoder[5], dropout.encoder[5])
-    other = AESC.fold(model, UNCERTAIN.model_copy(update={"dropout_passes": 200, "seed": 1}))[1]
+    other = AESC.fold(model, None, UNCERTAIN.model_copy(update={"dropout_passes": 200, "seed": 1}))[1]
     assert not np.array_equal(other.encoder[5], dropout.encoder[5])
 
 
 def test_scores_of_an_image_do_not_depend_on_its_batch(model, images):
     for config in (TINY, UNCERTAIN):
-        weights = AESC.fold(model, config)
+        weights = AESC.fold(model, None, config)
         together = AESC.score(weights, images, config)
         alone = AESC.score(weights, images[1:2], config)
         np.testing.assert_allclose(together.anomaly_map[1], alone.anomaly_map[0], rtol=1e-4, atol=1e-3)

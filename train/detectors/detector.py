@@ -1,40 +1,65 @@
 """The interface of a detector: plain functions, gathered under its name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
+import optax
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from train.config import RunConfig
 from train.detectors.scores import RawScores
+from train.optimizer import adam
 
 Images = UInt8[Array, "n h w 3"]
 PerImage = Float[Array, " n"]
 
 
 @dataclass(frozen=True)
+class FrozenPart:
+    """A network before the trained one that training does not change: what it makes of an image is computed once."""
+
+    name: str  # of its file in the run folder, and in sentences
+    load: Callable[[Any], nnx.Module]  # config -> with its published weights
+    save: Callable[[Path, Any], None]
+    restore: Callable[[Path, Any], nnx.Module]
+    encode: Callable[[Any, Images, Any], Any]  # (module, images, config) -> inputs of the trained network; traceable
+
+
+@dataclass(frozen=True)
 class Detector:
-    """One published method. Images are uint8 RGB at model size; normalisation is the detector's own."""
+    """One published method. Images are uint8 RGB at model size; normalisation is the detector's own.
+
+    "inputs" are the images, or what the frozen part makes of them: any tree of arrays whose first axis is the image's.
+    """
 
     name: str
     schema: type[RunConfig]
-    monitor: str  # the validation metric that picks the checkpoint; larger is better
+    monitor: str  # a validation metric, larger is better; it picks the best checkpoint
     monitor_unit: str
     build: Callable[[Any, nnx.Rngs], nnx.Module]
-    # (model in training mode, images, key, config) -> loss per image, metrics per image
-    loss: Callable[[Any, Images, PRNGKeyArray, Any], tuple[PerImage, dict[str, PerImage]]]
-    # (model in evaluation mode, held-out images, key, config) -> metrics per image; holds `monitor`
-    validate: Callable[[Any, Images, PRNGKeyArray, Any], dict[str, PerImage]]
-    # (model, config) -> weights of the scoring network (any tree of arrays)
-    fold: Callable[[Any, Any], Any]
+    # (model in training mode, inputs, key, config) -> loss per image, metrics per image
+    loss: Callable[[Any, Any, PRNGKeyArray, Any], tuple[PerImage, dict[str, PerImage]]]
+    # (model in evaluation mode, held-out inputs, key, config) -> metrics per image; holds `monitor`
+    validate: Callable[[Any, Any, PRNGKeyArray, Any], dict[str, PerImage]]
+    # (model, frozen module or None, config) -> weights of the scoring network (any tree of arrays)
+    fold: Callable[[Any, Any, Any], Any]
     # (weights, images, config) -> raw scores; pure and traceable
     score: Callable[[Any, Images, Any], RawScores]
     score_definition: Callable[[Any], str]  # a sentence for the manifest and the report
     scoring_mode: Callable[[Any], str]  # one word for tables
     scoring_settings: frozenset[str]  # settings that training does not read: a trained run may change them
+    optimizer: Callable[[Any], optax.GradientTransformation] = adam
+    frozen: FrozenPart | None = None
+    # (model, () -> batches of training inputs): statistics that the model keeps, taken once before the first step
+    measure: Callable[[Any, Callable[[], Iterable[Any]]], None] | None = None
+    # Into how many parts a batch is cut for its gradient; more than 1 only where images do not meet in the network
+    micro_batches: Callable[[Any], int] = lambda config: 1
+    average_decay: Callable[[Any], float] = lambda config: 0.0  # of the parameters' moving average; 0: none is kept
+    checkpoint: Callable[[Any], Literal["best", "last"]] = lambda config: "best"  # which one is the run's result
 
 
 def parameter_count(model: nnx.Module) -> int:

@@ -4,8 +4,9 @@ import difflib
 
 from train.detectors.aesc import AESC
 from train.detectors.detector import Detector
+from train.detectors.fastflow import FASTFLOW
 
-DETECTORS: dict[str, Detector] = {detector.name: detector for detector in (AESC,)}
+DETECTORS: dict[str, Detector] = {detector.name: detector for detector in (AESC, FASTFLOW)}
 
 
 def find_detector(name: str) -> Detector:

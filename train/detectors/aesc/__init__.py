@@ -52,7 +52,7 @@ def validate(model: AESc, images: Images, key: PRNGKeyArray, config: AEScConfig)
     return {"psnr": psnr(model(corrupt(key, clean, config.noise, config.stain)), clean)}
 
 
-def fold_weights(model: AESc, config: AEScConfig) -> tuple[FoldedAESc, Dropout | None]:
+def fold_weights(model: AESc, _frozen: None, config: AEScConfig) -> tuple[FoldedAESc, Dropout | None]:
     """Kernels with batch normalisation inside; for the uncertainty mode masks too, drawn once from the run's seed."""
     if config.scoring_mode == "residual":
         return fold(model), None
