@@ -8,6 +8,7 @@ from typing import Any
 
 from flax import nnx
 
+from train.backbones.layers import Draw
 from train.backbones.layout import Layout, Shape
 
 
@@ -44,8 +45,8 @@ class HubFile:
 class Backbone:
     """A network by its name; holds no arrays.
 
-    `build` draws random weights. Its module maps normalised images [n, h, w, 3] to one feature map [n, h, w, c] per
-    tap, for the image size that it was built for and any n.
+    `build` draws random weights, or with None gives shapes alone. Its module maps normalised images [n, h, w, 3] to one
+    feature map [n, h, w, c] per tap, for the image size that it was built for and any n.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Backbone:
     size_multiple: int  # the side must be a multiple of it
     taps: tuple[Tap, ...]
     normalisation: Normalisation
-    build: Callable[[int, nnx.Rngs], nnx.Module]
+    build: Callable[[int, Draw], nnx.Module]
     layouts: tuple[Layout, ...] = ()  # of published files; none: the weights are always random
     hub: HubFile | None = None
     only_published_size: bool = False  # its position embedding fits one size, and nothing published resizes it
@@ -75,7 +76,7 @@ class Backbone:
 
 def abstract(backbone: Backbone, image_size: int) -> nnx.Module:
     """The module with shapes in place of arrays."""
-    return nnx.eval_shape(lambda: backbone.build(image_size, nnx.Rngs(0)))
+    return backbone.build(image_size, None)
 
 
 def leaf_shapes(backbone: Backbone, image_size: int) -> dict[str, Shape]:

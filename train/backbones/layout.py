@@ -24,8 +24,8 @@ class Part(Protocol):
     def published(self, leaves: Mapping[str, Shape]) -> dict[str, Shape]:
         """Key -> shape in the file, for our arrays of these shapes."""
 
-    def convert(self, read: Read) -> dict[str, np.ndarray]:
-        """Our arrays by name."""
+    def convert(self, read: Read, leaves: Mapping[str, Shape]) -> dict[str, np.ndarray]:
+        """Our arrays by name, for our arrays of these shapes."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ConvPart:
     def published(self, leaves: Mapping[str, Shape]) -> dict[str, Shape]:
         return {f"{self.key}.weight": _to_oihw(leaves["kernel"]), f"{self.key}.bias": leaves["bias"]}
 
-    def convert(self, read: Read) -> dict[str, np.ndarray]:
+    def convert(self, read: Read, leaves: Mapping[str, Shape]) -> dict[str, np.ndarray]:
         return {"kernel": read(f"{self.key}.weight").transpose(2, 3, 1, 0), "bias": read(f"{self.key}.bias")}
 
 
@@ -53,7 +53,7 @@ class ConvNormPart:
         kernel = {f"{self.conv}.weight": _to_oihw(leaves["kernel"])}
         return kernel | {f"{self.norm}.{name}": leaves["bias"] for name in of_norm}
 
-    def convert(self, read: Read) -> dict[str, np.ndarray]:
+    def convert(self, read: Read, leaves: Mapping[str, Shape]) -> dict[str, np.ndarray]:
         """In float64; rounded once, at the end."""
         weight, shift, mean, variance = (
             read(f"{self.norm}.{name}").astype(np.float64) for name in ("weight", "bias", "running_mean", "running_var")
@@ -74,7 +74,7 @@ class LinearPart:
         each = features // len(self.keys)
         return {f"{key}.weight": (each, channels) for key in self.keys} | {f"{key}.bias": (each,) for key in self.keys}
 
-    def convert(self, read: Read) -> dict[str, np.ndarray]:
+    def convert(self, read: Read, leaves: Mapping[str, Shape]) -> dict[str, np.ndarray]:
         weight = np.concatenate([read(f"{key}.weight") for key in self.keys])
         return {"kernel": weight.T, "bias": np.concatenate([read(f"{key}.bias") for key in self.keys])}
 
@@ -88,7 +88,7 @@ class NormPart:
     def published(self, leaves: Mapping[str, Shape]) -> dict[str, Shape]:
         return {f"{self.key}.weight": leaves["scale"], f"{self.key}.bias": leaves["bias"]}
 
-    def convert(self, read: Read) -> dict[str, np.ndarray]:
+    def convert(self, read: Read, leaves: Mapping[str, Shape]) -> dict[str, np.ndarray]:
         return {"scale": read(f"{self.key}.weight"), "bias": read(f"{self.key}.bias")}
 
 
@@ -101,7 +101,7 @@ class ArrayPart:
     def published(self, leaves: Mapping[str, Shape]) -> dict[str, Shape]:
         return {self.key: leaves[""]}
 
-    def convert(self, read: Read) -> dict[str, np.ndarray]:
+    def convert(self, read: Read, leaves: Mapping[str, Shape]) -> dict[str, np.ndarray]:
         return {"": read(self.key)}
 
 
@@ -121,11 +121,11 @@ class Layout:
             shapes |= part.published(_below(path, leaves))
         return shapes
 
-    def convert(self, read: Read) -> dict[str, np.ndarray]:
+    def convert(self, read: Read, leaves: Mapping[str, Shape]) -> dict[str, np.ndarray]:
         """Path -> array of the whole network."""
         arrays = {}
         for path, part in self.parts.items():
-            for name, array in part.convert(read).items():
+            for name, array in part.convert(read, _below(path, leaves)).items():
                 arrays[f"{path}.{name}" if name else path] = array
         return arrays
 

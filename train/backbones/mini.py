@@ -7,13 +7,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from train.backbones.backbone import IMAGENET, Backbone, Tap
-from train.backbones.layers import Conv
+from train.backbones.layers import Conv, Draw
 
 WIDTHS = (16, 32, 64)
 
 
 class Mini(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs: Draw):
         widths = (3, 8, *WIDTHS)
         self.convs = nnx.List([Conv(a, b, 3, stride=2, padding=1, rngs=rngs) for a, b in itertools.pairwise(widths)])
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from train.backbones.backbone import MINUS_ONE_TO_ONE, Backbone, Tap
-from train.backbones.layers import Conv
+from train.backbones.layers import Conv, Draw
 from train.backbones.layout import ConvPart, Layout
 
 # Of the 13 pairs after the stem.
@@ -27,7 +27,7 @@ class MobileNetSpec:
 class Pair(nnx.Module):
     """A depthwise 3 x 3 convolution, then a 1 x 1 that mixes the channels, each with ReLU6."""
 
-    def __init__(self, channels: int, features: int, *, stride: int, rngs: nnx.Rngs):
+    def __init__(self, channels: int, features: int, *, stride: int, rngs: Draw):
         self.depthwise = Conv(
             channels, channels, 3, stride=stride, padding=_padding(stride), groups=channels, rngs=rngs
         )
@@ -40,7 +40,7 @@ class Pair(nnx.Module):
 class MobileNet(nnx.Module):
     """Up to the last tap."""
 
-    def __init__(self, spec: MobileNetSpec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: MobileNetSpec, *, rngs: Draw):
         self.taps = spec.taps
         self.stem = Conv(3, spec.stem, 3, stride=2, padding=_padding(2), rngs=rngs)
         widths = [spec.stem, *(spec.stem * multiple for multiple in MULTIPLES)]

@@ -89,7 +89,7 @@ def load_pretrained(backbone: Backbone, path: Path, image_size: int) -> nnx.Modu
     leaves = leaf_shapes(backbone, image_size)
     layout = _matching_layout(backbone, file, leaves)
     names = {layout.plain(key): key for key in file.shapes}
-    arrays = layout.convert(lambda key: file.read(names[key]))
+    arrays = layout.convert(lambda key: file.read(names[key]), leaves)
     for leaf, array in arrays.items():
         if not np.isfinite(array).all():
             raise WeightsError(f"{path}: {leaf} of {backbone.name} has values that are not finite. {_bring(backbone)}")

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from train.backbones.backbone import IMAGENET, Backbone, HubFile, Tap
-from train.backbones.layers import Conv, max_pool
+from train.backbones.layers import Conv, Draw, max_pool
 from train.backbones.layout import ConvNormPart, ConvPart, Layout, Part
 
 
@@ -23,7 +23,7 @@ class Residual(Protocol):
     expansion: int
     convolutions: int
 
-    def __call__(self, channels: int, width: int, *, stride: int, rngs: nnx.Rngs) -> nnx.Module: ...
+    def __call__(self, channels: int, width: int, *, stride: int, rngs: Draw) -> nnx.Module: ...
 
 
 class BasicBlock(nnx.Module):
@@ -32,7 +32,7 @@ class BasicBlock(nnx.Module):
     expansion = 1
     convolutions = 2
 
-    def __init__(self, channels: int, width: int, *, stride: int, rngs: nnx.Rngs):
+    def __init__(self, channels: int, width: int, *, stride: int, rngs: Draw):
         self.conv1 = Conv(channels, width, 3, stride=stride, padding=1, rngs=rngs)
         self.conv2 = Conv(width, width, 3, padding=1, gain=1.0, rngs=rngs)
         self.shortcut = shortcut(channels, width, stride, rngs)
@@ -42,7 +42,7 @@ class BasicBlock(nnx.Module):
         return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
-def shortcut(channels: int, features: int, stride: int, rngs: nnx.Rngs) -> Conv | None:
+def shortcut(channels: int, features: int, stride: int, rngs: Draw) -> Conv | None:
     """Where a block changes the shape, a 1 x 1 convolution stands in for its input."""
     if stride == 1 and channels == features:
         return None
@@ -52,7 +52,7 @@ def shortcut(channels: int, features: int, stride: int, rngs: nnx.Rngs) -> Conv 
 class ResNet(nnx.Module):
     """Stem, then the stages; the output of each stage is a tap."""
 
-    def __init__(self, spec: "ResNetSpec", *, rngs: nnx.Rngs):
+    def __init__(self, spec: "ResNetSpec", *, rngs: Draw):
         self.stem = Conv(3, spec.stem, 7, stride=2, padding=3, rngs=rngs)
         channels, stages = spec.stem, []
         for number, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from train.backbones.backbone import HubFile
-from train.backbones.layers import Conv
+from train.backbones.layers import Conv, Draw
 from train.backbones.resnet import ResNetSpec, make_resnet, shortcut
 
 WIDENING = 2
@@ -21,7 +21,7 @@ class WideBottleneck(nnx.Module):
     expansion = 4
     convolutions = 3
 
-    def __init__(self, channels: int, width: int, *, stride: int, rngs: nnx.Rngs):
+    def __init__(self, channels: int, width: int, *, stride: int, rngs: Draw):
         inner = width * WIDENING
         self.conv1 = Conv(channels, inner, 1, rngs=rngs)
         self.conv2 = Conv(inner, inner, 3, stride=stride, padding=1, rngs=rngs)
