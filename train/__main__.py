@@ -1,4 +1,4 @@
-"""python -m train: fit a detector, evaluate a run, draw the demonstration line."""
+"""python -m train: fit a detector, evaluate a run; both for every category of a folder; data unpacked and drawn."""
 
 import json
 import os
@@ -11,10 +11,6 @@ from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
-
-from edge_agent.preprocess import ImageError
-from train.config import ConfigError
-from train.data.folder import DataError
 
 app = typer.Typer(
     help="Learn from good parts on the server.",
@@ -47,27 +43,20 @@ def fit(
     with _said_plainly("Stopped. The same command with --resume goes on from the last checkpoint."):
         import jax
 
-        from train.config import config_digest, find_config, load_config
+        from train.commands import check_data, choose_config, choose_detector, resolve, train_run
+        from train.config import config_digest
         from train.data.folder import open_dataset
-        from train.detectors import find_detector
-        from train.fit import fit as fit_detector
 
-        try:
-            system = find_detector(detector)
-        except KeyError as error:
-            raise ConfigError(error.args[0]) from None
-        backend = jax.default_backend()
-        if config is None and resume and (out / "config.yaml").exists():
-            path = out / "config.yaml"
-        else:
-            path = find_config(detector, config or ("cpu" if backend == "cpu" else "paper"))
-        resolved = load_config(path, system.schema, settings)
+        system = choose_detector(detector)
+        path = choose_config(system, config, out if resume else None)
+        resolved = resolve(system, path, settings)
         dataset = open_dataset(data)
         _say(
-            f"{detector} with {path} (digest {config_digest(resolved)}) on {backend}, {len(dataset.train)} good images"
+            f"{detector} with {path} (digest {config_digest(resolved)}) on {jax.default_backend()}, "
+            f"{len(dataset.train)} good images"
         )
-        _check(dataset)
-        thresholds = fit_detector(system, resolved, dataset, out, product=product or data.resolve().stem, resume=resume)
+        check_data(dataset, _say)
+        thresholds = train_run(system, resolved, dataset, out, product=product or data.resolve().stem, resume=resume)
         if as_json:
             _print_json({"run": str(out), "thresholds": thresholds.model_dump()})
         else:
@@ -84,42 +73,87 @@ def evaluate(
 ) -> None:
     """Judge a run on test images: RUN/metrics.json and RUN/report.html."""
     with _said_plainly():
+        from train.commands import judge_run
         from train.data.folder import open_dataset
-        from train.evaluate import evaluate as evaluate_detector
-        from train.evaluate import write_metrics
-        from train.progress import Work
-        from train.report import write_report
-        from train.run import about, held_out_with_stains, open_run, thresholds_of
+        from train.run import open_run, thresholds_of
 
         trained = open_run(run, settings)
-        thresholds = thresholds_of(trained)
-        dataset = open_dataset(data)
-        defective = any(not sample.is_good for sample in dataset.test)
-        held_out = None if defective else held_out_with_stains(trained)
-        with Work("scoring", len(dataset.test) + (2 * len(held_out.images) if held_out else 0)) as work:
-            evaluation = evaluate_detector(
-                trained.score_batch,
-                dataset,
-                trained.preprocessing,
-                thresholds,
-                about(trained),
-                held_out=held_out,
-                on_progress=work.reached,
-            )
-        write_metrics(run / "metrics.json", evaluation.metrics)
-        write_report(
-            run / "report.html",
-            evaluation,
-            config=trained.config.model_dump(mode="json"),
-            provenance=trained.provenance,
-            score_definition=trained.score_definition,
-        )
+        thresholds_of(trained)  # says what is missing before any image is read
+        metrics = judge_run(trained, open_dataset(data))
         if as_json:
             typer.echo((run / "metrics.json").read_text())
         else:
-            for line in headline(evaluation.metrics):
+            for line in headline(metrics):
                 _say(line)
             _say(f"Report: {run / 'report.html'}   Next: python -m export bundle {run} --out bundles/{trained.product}")
+
+
+@app.command(epilog="Example: python -m train table aesc --data mvtec_ad --out runs/mvtec_ad --seeds 0,1,2")
+def table(
+    detector: Annotated[str, typer.Argument(help="aesc", show_default=False)],
+    data: Annotated[
+        Path,
+        typer.Option("--data", help="Folder of categories (docs/data.md): bottle/, grid/, ...", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder for all runs.", show_default=False)],
+    config: Annotated[
+        str | None, typer.Option("--config", help="NAME of configs/DETECTOR/ or a file; cpu on a CPU, paper on a GPU.")
+    ] = None,
+    settings: Settings = [],  # noqa: B006
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="0,1,2", help="Run each category once for each; the config's by default."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit and evaluate every category of a folder; RUNS/table.md and table.json set published figures beside ours.
+
+    Started again, it leaves what is finished and goes on with the rest. A category that fails is named at the end (exit
+    code 1); the others are not kept from theirs.
+    """
+    with _said_plainly("Stopped. The same command goes on from the last checkpoint."):
+        from train.all_categories import make_plan, run_plan
+        from train.category_table import as_json as table_as_json
+        from train.category_table import as_text, make_table, write_table
+        from train.commands import choose_config, choose_detector
+
+        system = choose_detector(detector)
+        plan = make_plan(system, choose_config(system, config), settings, seeds, data, out)
+        for note in plan.notes:
+            _say(note)
+        outcomes = run_plan(plan, _say, lambda so_far: write_table(make_table(plan, so_far)))
+        result = make_table(plan, outcomes)
+        if as_json:
+            _print_json(table_as_json(result))
+        else:
+            typer.echo(as_text(result))
+            _say(f"Table: {out / 'table.md'} and table.json")
+        if result.failed:
+            _say(f"{len(result.failed)} of {len(outcomes)} runs failed. Mend what they say; the same command goes on.")
+            raise typer.Exit(1)
+
+
+@app.command(epilog="Example: python -m train unpack cifar10 cifar-10-batches-bin --out cifar10")
+def unpack(
+    benchmark: Annotated[str, typer.Argument(help="cifar10", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(help="The folder of its batches, binary or Python version.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder of ten categories to write.", show_default=False)],
+) -> None:
+    """Write the batches of CIFAR-10 as images, in ten categories: one class good, the nine others anomalies."""
+    with _said_plainly("Stopped. The same command goes on, and keeps what is written."):
+        from train.config import ConfigError
+        from train.data.cifar10 import unpack_cifar10
+        from train.progress import Work
+
+        if benchmark != "cifar10":
+            raise ConfigError(f"{benchmark} needs no unpacking, or isn't known. cifar10 is the only one here.")
+        with Work("unpacking", 1) as work:
+            notes = unpack_cifar10(folder, out, progress=work.reached)
+        for note in notes:
+            _say(note)
+        _say(f"Unpacked: {out}. Next: python -m train table aesc --data {out} --out runs/{out.name}")
 
 
 @app.command(epilog="Example: python -m train draw --out line")
@@ -163,24 +197,6 @@ def headline(metrics: dict[str, object]) -> list[str]:
     return [f"{words}: {metrics[key]:.3f}" for key, words in shown.items() if isinstance(metrics.get(key), float)]
 
 
-def _check(dataset: object) -> None:
-    """The data check: a line per finding; stops with exit code 2 where training would be wrong."""
-    from train.data.check import as_lines, check
-    from train.data.folder import Dataset
-    from train.progress import Work
-
-    assert isinstance(dataset, Dataset)
-    with Work("checking images", 1) as work:
-        findings = check(dataset, progress=work.reached)
-    for line in as_lines(findings):
-        _say(line)
-    errors = sum(finding.severity == "error" for finding in findings)
-    if errors:
-        raise DataError(
-            f"{errors} of these would make the training wrong; nothing was trained. Mend them and start again."
-        )
-
-
 def _say(line: str) -> None:
     typer.echo(line, err=True)
 
@@ -192,28 +208,19 @@ def _print_json(value: object) -> None:
 @contextmanager
 def _said_plainly(stopped: str = "Stopped; nothing was written.") -> Iterator[None]:
     """Errors as sentences: exit code 2 where the user's input is wrong, 1 where the work failed or was stopped."""
-    from train.evaluate import EvaluationError
-    from train.fit import TrainingDiverged
-    from train.fit_threshold import ThresholdError
-    from train.run import RunError
-
     try:
         yield
-    except (ConfigError, DataError, ImageError, RunError) as error:
-        _say(str(error))
-        raise typer.Exit(2) from None
-    except (TrainingDiverged, EvaluationError, ThresholdError) as error:
-        _say(str(error))
-        raise typer.Exit(1) from None
-    except OSError as error:
-        _say(f"{error.filename or 'A file'} can't be used: {error.strerror or error}.")
-        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         _say(stopped)
         raise typer.Exit(1) from None
     except typer.Exit:
         raise
     except Exception as error:
+        from train.commands import explain
+
+        if known := explain(error):
+            _say(known[0])
+            raise typer.Exit(known[1]) from None
         if os.environ.get("FAULTLINE_LOG", "").lower() == "debug":
             raise
         _say(f"Unexpected: {type(error).__name__}: {error}. FAULTLINE_LOG=debug shows where.")

@@ -1,0 +1,105 @@
+"""What the commands do once their words are read: settings chosen, data checked, a run trained, a run judged.
+
+`fit` and `evaluate` do it for one product, `table` for every category of a folder, by this same code.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from edge_agent.preprocess import ImageError
+from train.backbones.errors import WeightsError
+from train.config import ConfigError, RunConfig, find_config, load_config
+from train.data.check import Finding, as_lines, check
+from train.data.folder import DataError, Dataset
+from train.detectors import Detector, find_detector
+from train.evaluate import EvaluationError, evaluate, write_metrics
+from train.fit import TrainingDiverged
+from train.fit import fit as fit_detector
+from train.fit_threshold import ThresholdError, Thresholds
+from train.progress import Work
+from train.report import write_report
+from train.run import RunError, TrainedRun, about, held_out_with_stains, thresholds_of
+
+Say = Callable[[str], None]
+
+
+def choose_detector(name: str) -> Detector:
+    try:
+        return find_detector(name)
+    except KeyError as error:
+        raise ConfigError(error.args[0]) from None
+
+
+def choose_config(detector: Detector, config: str | None, run: Path | None = None) -> Path:
+    """The config file: the one that was named, else that of a run to be resumed, else cpu or paper by the device."""
+    if config is None and run is not None and (run / "config.yaml").exists():
+        return run / "config.yaml"
+    return find_config(detector.name, config or ("cpu" if jax.default_backend() == "cpu" else "paper"))
+
+
+def resolve(detector: Detector, path: Path, settings: Sequence[str]) -> RunConfig:
+    return load_config(path, detector.schema, settings)
+
+
+def faults(dataset: Dataset, say: Say) -> list[Finding]:
+    """Checks the data and says a line per finding; returns those that would make the training wrong."""
+    with Work("checking images", 1) as work:
+        findings = check(dataset, progress=work.reached)
+    for line in as_lines(findings):
+        say(line)
+    return [finding for finding in findings if finding.severity == "error"]
+
+
+def check_data(dataset: Dataset, say: Say) -> None:
+    """A line per finding. DataError where training would be wrong."""
+    if errors := faults(dataset, say):
+        raise DataError(
+            f"{len(errors)} of these would make the training wrong; nothing was trained. Mend them and start again."
+        )
+
+
+def train_run(
+    detector: Detector, config: RunConfig, dataset: Dataset, out: Path, *, product: str, resume: bool
+) -> Thresholds:
+    """Trains on checked data, or goes on, and fits the thresholds."""
+    return fit_detector(detector, config, dataset, out, product=product, resume=resume)
+
+
+def judge_run(run: TrainedRun, dataset: Dataset) -> dict[str, Any]:
+    """Scores the test images; writes RUN/report.html, then RUN/metrics.json, and returns what that holds."""
+    thresholds = thresholds_of(run)
+    defective = any(not sample.is_good for sample in dataset.test)
+    held_out = None if defective else held_out_with_stains(run)
+    with Work("scoring", len(dataset.test) + (2 * len(held_out.images) if held_out else 0)) as work:
+        evaluation = evaluate(
+            run.score_batch,
+            dataset,
+            run.preprocessing,
+            thresholds,
+            about(run),
+            held_out=held_out,
+            on_progress=work.reached,
+        )
+    write_report(
+        run.folder / "report.html",
+        evaluation,
+        config=run.config.model_dump(mode="json"),
+        provenance=run.provenance,
+        score_definition=run.score_definition,
+    )
+    write_metrics(run.folder / "metrics.json", evaluation.metrics)
+    return evaluation.metrics
+
+
+def explain(error: Exception) -> tuple[str, int] | None:
+    """Sentence and exit code: 2, the user's input is wrong; 1, the work failed. None: a fault of this program."""
+    if isinstance(error, ConfigError | DataError | ImageError | RunError | WeightsError):
+        return str(error), 2
+    if isinstance(error, TrainingDiverged | EvaluationError | ThresholdError):
+        return str(error), 1
+    if isinstance(error, OSError):
+        return f"{error.filename or 'A file'} can't be used: {error.strerror or error}.", 1
+    return None
