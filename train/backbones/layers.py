@@ -56,7 +56,7 @@ class Conv(nnx.Module):
         self.padding = (padding, padding) if isinstance(padding, int) else padding
         fan_in = size * size * channels // groups
         self.kernel = drawn(rngs, (size, size, channels // groups, features), fan_in, gain)
-        self.bias = filled(rngs, features, 0)
+        self.bias = filled(rngs, features, 0.0)
 
     def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h2 w2 o"]:
         y = jax.lax.conv_general_dilated(
@@ -73,7 +73,7 @@ class Conv(nnx.Module):
 class Linear(nnx.Module):
     def __init__(self, channels: int, features: int, *, rngs: Draw):
         self.kernel = drawn(rngs, (channels, features), channels)
-        self.bias = filled(rngs, features, 0)
+        self.bias = filled(rngs, features, 0.0)
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         return x @ self.kernel[...] + self.bias[...]
@@ -84,8 +84,8 @@ class LayerNorm(nnx.Module):
 
     def __init__(self, channels: int, *, epsilon: float = 1e-6, rngs: Draw):
         self.epsilon = epsilon
-        self.scale = filled(rngs, channels, 1)
-        self.bias = filled(rngs, channels, 0)
+        self.scale = filled(rngs, channels, 1.0)
+        self.bias = filled(rngs, channels, 0.0)
 
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
         x = x - jnp.mean(x, axis=-1, keepdims=True)

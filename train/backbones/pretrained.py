@@ -15,7 +15,7 @@ import safetensors.numpy
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from train.backbones.backbone import Backbone, abstract, dotted, leaf_shapes
+from train.backbones.backbone import Backbone, HubFile, abstract, dotted, leaf_shapes
 from train.backbones.errors import WeightsError
 from train.backbones.layout import Layout, Shape
 from train.backbones.registry import BACKBONES
@@ -62,15 +62,24 @@ def find_weights(backbone: Backbone, file: Path | None) -> Path:
     if backbone.hub is None:
         raise WeightsError(f"There are no weights of {backbone.name} here. {_bring(backbone)}")
     try:
-        import huggingface_hub
-
-        return Path(huggingface_hub.hf_hub_download(backbone.hub.repository, backbone.hub.name))
+        return _from_hub(backbone.hub)
     except Exception as error:  # offline, refused, renamed, not installed: the remedy is the same
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise WeightsError(
             f"There are no weights of {backbone.name} here, and the Hugging Face hub gave none ({reason}). "
             f"{_bring(backbone)}"
         ) from error
+
+
+def _from_hub(file: HubFile) -> Path:
+    """The hub's own cache first, without a look at the network; then one question, so that no answer is soon known."""
+    import huggingface_hub
+
+    cached = huggingface_hub.try_to_load_from_cache(file.repository, file.name)
+    if isinstance(cached, str):
+        return Path(cached)
+    huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(file.repository, file.name), timeout=10)
+    return Path(huggingface_hub.hf_hub_download(file.repository, file.name))
 
 
 def load_pretrained(backbone: Backbone, path: Path, image_size: int) -> nnx.Module:

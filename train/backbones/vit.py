@@ -63,8 +63,8 @@ class Block(nnx.Module):
         self.norm2 = LayerNorm(spec.width, rngs=rngs)
         self.mlp_in = Linear(spec.width, 4 * spec.width, rngs=rngs)
         self.mlp_out = Linear(4 * spec.width, spec.width, rngs=rngs)
-        self.scale1 = filled(rngs, spec.width, 1) if spec.layer_scale else None
-        self.scale2 = filled(rngs, spec.width, 1) if spec.layer_scale else None
+        self.scale1 = filled(rngs, spec.width, 1.0) if spec.layer_scale else None
+        self.scale2 = filled(rngs, spec.width, 1.0) if spec.layer_scale else None
 
     def __call__(self, x: Float[Array, "n t c"]) -> Float[Array, "n t c"]:
         x = x + _scaled(self.attention(self.norm1(x)), self.scale1)
