@@ -1,6 +1,6 @@
 """Position embeddings of vision transformers, the tokens that stand before the patches, and DINOv2's resizing.
 
-Shape letters: g x g grid in the file, s x s grid wanted, c channels.
+Shape letters: g x g = cells grid in the file, s x s grid wanted, c channels.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class PrefixPart:
         return {"": tokens}
 
 
-def resized(position: Float[np.ndarray, "g*g c"], side: int, resizing: Resizing) -> Float[np.ndarray, "s*s c"]:
+def resized(position: Float[np.ndarray, "cells c"], side: int, resizing: Resizing) -> Float[np.ndarray, "_cells c"]:
     """Bicubic, as torch.nn.functional.interpolate does it, in float64."""
     grid = isqrt(len(position))
     if grid == side:
