@@ -157,9 +157,7 @@ def _check_names(source: Path, kind: str) -> None:
 def _read_all(source: Path, kind: str) -> Iterator[Batch]:
     paths = [(source / (f"{name}.bin" if kind == "binary" else name), split) for name, split in BATCHES]
     if missing := [path for path, _ in paths if not path.is_file()]:
-        raise DataError(
-            f"{shown(missing[0])} is missing. Copy the whole folder again: five batches and the test batch."
-        )
+        raise DataError(f"{shown(missing[0])} is missing. Copy the whole folder again: it holds six batches.")
     for path, split in paths:
         planes, labels = _read_binary(path) if kind == "binary" else _read_python(path)
         if (wrong := np.flatnonzero(labels >= len(CLASSES))).size:
