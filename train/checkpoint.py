@@ -14,8 +14,8 @@ from train.loop import TrainState
 class Checkpoints:
     """RUN/checkpoints. One is written beside its place and renamed, so a killed run never leaves half of one."""
 
-    def __init__(self, folder: Path, monitor: str):
-        """`monitor` names the metric whose largest value makes the best checkpoint."""
+    def __init__(self, folder: Path, monitor: str, *, keep_all: bool = False):
+        """`monitor` names the metric whose largest value makes the best checkpoint; `keep_all` is for studies."""
         self._monitor = monitor
         policy = AnyPreservationPolicy(
             [LatestN(2), BestN(get_metric_fn=lambda metrics: metrics[monitor], n=1, reverse=False)]
@@ -23,7 +23,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             best_fn=lambda metrics: metrics[monitor],
             best_mode="max",
-            preservation_policy=policy,
+            preservation_policy=LatestN(None) if keep_all else policy,
             enable_async_checkpointing=False,
             step_prefix="step",
         )
@@ -40,6 +40,11 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         return cast("int | None", self._manager.latest_step())
+
+    @property
+    def steps(self) -> list[int]:
+        """Of the checkpoints that are kept, in order."""
+        return sorted(self._manager.all_steps())
 
     @property
     def best(self) -> int | None:

@@ -64,11 +64,19 @@ def split_good(samples: Sequence[Sample], fraction: float, seed: int) -> Split:
 
 
 def fit(
-    detector: Detector, config: RunConfig, dataset: Dataset, out: Path, *, product: str, resume: bool = False
+    detector: Detector,
+    config: RunConfig,
+    dataset: Dataset,
+    out: Path,
+    *,
+    product: str,
+    resume: bool = False,
+    keep_all: bool = False,
 ) -> Thresholds:
     """Trains into the run folder `out` and fits the thresholds.
 
     With `resume` a killed run goes on from its newest checkpoint and ends with the numbers of one never killed.
+    `keep_all` keeps the checkpoint of every epoch, for studies of how a run went.
     Raises RunError, ConfigError, TrainingDiverged.
     """
     split = split_good(dataset.train, config.validation_fraction, config.seed)
@@ -83,7 +91,7 @@ def fit(
         trained_on = [sample.path.relative_to(dataset.root).as_posix() for sample in split.train]
         write_text(out / "split.json", json.dumps({"train": trained_on, "held_out": names}, indent=1))
         write_held_out(out, held_out, names)
-    _train(detector, config, frozen, split.train, held_out, out)
+    _train(detector, config, frozen, split.train, held_out, out, keep_all)
     thresholds = open_run(out).fit_thresholds()
     write_text(out / "thresholds.json", thresholds.model_dump_json(indent=2))
     return thresholds
@@ -164,12 +172,13 @@ def _train(
     samples: Sequence[Sample],
     held_out: np.ndarray,
     out: Path,
+    keep_all: bool,
 ) -> None:
     graph, state = initial_state(detector, config)
     history: dict[str, Any] = {}
     plateau = build_plateau(config)
     total = config.epochs * config.steps_per_epoch
-    with Checkpoints(out / "checkpoints", detector.monitor) as checkpoints:
+    with Checkpoints(out / "checkpoints", detector.monitor, keep_all=keep_all) as checkpoints:
         if checkpoints.latest is not None:
             state, history = checkpoints.restore(checkpoints.latest, state)
         start = int(state.step)

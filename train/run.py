@@ -148,8 +148,8 @@ def frozen_file(folder: Path, frozen: FrozenPart) -> Path:
     return folder / f"{frozen.name}.safetensors"
 
 
-def open_run(folder: Path, overrides: Sequence[str] = ()) -> TrainedRun:
-    """The checkpoint that the run's recipe picks, ready to score.
+def open_run(folder: Path, overrides: Sequence[str] = (), *, step: int | None = None) -> TrainedRun:
+    """The checkpoint that the run's recipe picks, ready to score; or that of a step, for studies.
 
     `overrides` are key=value settings that do not change training, such as scoring=uncertainty; the thresholds are then
     fitted anew on the held-out images. RunError says what is missing.
@@ -172,7 +172,8 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> TrainedRun:
         )
     graph, state = initial_state(detector, trained)
     with Checkpoints(folder / "checkpoints", detector.monitor) as checkpoints:
-        step = checkpoints.best if detector.checkpoint(config) == "best" else checkpoints.latest
+        if step is None:
+            step = checkpoints.best if detector.checkpoint(config) == "best" else checkpoints.latest
         if step is None:
             raise RunError(f"{folder} has no checkpoint yet. Let `train fit --resume` finish it.")
         state, _ = checkpoints.restore(step, state)

@@ -10,7 +10,6 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.blocks.convolution import kernel_gradient, same_conv
 from train.config import ConfigError, find_config, load_config
 from train.detectors.fastflow import FASTFLOW, FastFlowConfig
 from train.detectors.fastflow.coupling import AlternateStep, DoubleStep, halves, permute
@@ -120,20 +119,6 @@ def test_an_odd_number_of_channels_is_refused_with_a_sentence():
         halves(7)
 
 
-@given(seed=st.integers(0, 2**16), side=st.sampled_from([1, 3, 5]))
-def test_the_kernel_gradient_by_hand_is_the_plain_one(seed, side):
-    keys = jax.random.split(jax.random.key(seed), 3)
-    x, g = jax.random.normal(keys[0], (3, 7, 5, 4)), jax.random.normal(keys[1], (3, 7, 5, 6))
-    kernel = jax.random.normal(keys[2], (side, side, 4, 6))
-
-    def weighted(form):
-        return jax.grad(lambda x, k: jnp.sum(same_conv(x, k, form) * g), argnums=(0, 1))(x, kernel)
-
-    for plain, fast in zip(weighted("plain"), weighted("fast"), strict=True):
-        np.testing.assert_allclose(plain, fast, rtol=1e-4, atol=1e-4)
-    assert kernel_gradient(x, g, side).shape == kernel.shape
-
-
 def test_permuting_as_a_product_is_indexing():
     x, order = jax.random.normal(jax.random.key(0), (2, 3, 3, 16)), jax.random.permutation(jax.random.key(1), 16)
     np.testing.assert_array_equal(permute(x, order, "fast"), permute(x, order, "plain"))
@@ -141,7 +126,7 @@ def test_permuting_as_a_product_is_indexing():
 
 def test_whitened_training_features_have_the_unit_matrix_as_covariance():
     rng = np.random.default_rng(0)
-    mixed = (rng.normal(size=(40, 8, 8, 6)) @ rng.normal(size=(6, 6)) + 3).astype(np.float32)
+    mixed = (rng.normal(size=(40, 8, 8, 6)) @ (np.eye(6) + 0.2 * rng.normal(size=(6, 6))) + 3).astype(np.float32)
     mean, covariance = moments([mixed[:17], mixed[17:]])
     cells = mixed.reshape(-1, 6).astype(np.float64)
     np.testing.assert_allclose(mean, cells.mean(0), rtol=1e-9)

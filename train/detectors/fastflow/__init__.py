@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from train.backbones.pretrained import (
+    WeightsError,
     features,
     find_weights,
     load_pretrained,
@@ -19,7 +20,7 @@ from train.backbones.pretrained import (
     save_backbone,
 )
 from train.backbones.registry import find_backbone
-from train.config import THRESHOLD_SETTINGS
+from train.config import THRESHOLD_SETTINGS, ConfigError
 from train.detectors.detector import Detector, FrozenPart, Images
 from train.detectors.fastflow.config import FastFlowConfig
 from train.detectors.fastflow.loss import negative_log_likelihood
@@ -40,11 +41,14 @@ class Scorer(NamedTuple):
 
 
 def load_backbone(config: FastFlowConfig) -> nnx.Module:
-    """With published weights; `mini` has none and is drawn from the run's seed. WeightsError."""
+    """With published weights; `mini` has none and is drawn from the run's seed. ConfigError where they don't serve."""
     backbone = find_backbone(config.backbone)
     if not backbone.pretrained:
         return random_weights(backbone, config.image_size, config.seed)
-    return load_pretrained(backbone, find_weights(backbone, config.backbone_weights), config.image_size)
+    try:
+        return load_pretrained(backbone, find_weights(backbone, config.backbone_weights), config.image_size)
+    except WeightsError as error:
+        raise ConfigError(str(error)) from error
 
 
 def restore(path: Path, config: FastFlowConfig) -> nnx.Module:

@@ -5,6 +5,7 @@ Shape letters: n images, h x w feature cells, c channels (channels last).
 """
 
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from train.blocks.convolution import Form, same_conv
+Form = Literal["plain", "fast"]
 
 SUBNET_SCALE = 0.1  # FrEIA multiplies the subnet's output by it before anything else
 AFFINE_INIT = 2 * np.log(np.expm1(5.0))  # of gamma, so that the gain is 1
@@ -34,33 +35,15 @@ def torch_uniform(fan_in: int) -> nnx.Initializer:
 class Subnet(nnx.Module):
     """conv k x k -> ReLU -> conv k x k, zero padding that keeps the size; what the couplings learn."""
 
-    def __init__(self, c_in: int, c_out: int, hidden: int, kernel: int, *, form: Form, rngs: nnx.Rngs):
-        self.form = form
-        fans = kernel * kernel * c_in, kernel * kernel * hidden
-        self.conv_in = nnx.Conv(
-            c_in,
-            hidden,
-            (kernel, kernel),
-            kernel_init=torch_uniform(fans[0]),
-            bias_init=torch_uniform(fans[0]),
-            rngs=rngs,
-        )
-        self.conv_out = nnx.Conv(
-            hidden,
-            c_out,
-            (kernel, kernel),
-            kernel_init=torch_uniform(fans[1]),
-            bias_init=torch_uniform(fans[1]),
-            rngs=rngs,
-        )
+    def __init__(self, c_in: int, c_out: int, hidden: int, kernel: int, *, rngs: nnx.Rngs):
+        def conv(channels: int, features: int) -> nnx.Conv:
+            start = torch_uniform(kernel * kernel * channels)
+            return nnx.Conv(channels, features, (kernel, kernel), kernel_init=start, bias_init=start, rngs=rngs)
+
+        self.conv_in, self.conv_out = conv(c_in, hidden), conv(hidden, c_out)
 
     def __call__(self, x: Maps) -> Float[Array, "n h w _o"]:
-        x = nnx.relu(self._conv(self.conv_in, x))
-        return self._conv(self.conv_out, x)
-
-    def _conv(self, conv: nnx.Conv, x: Maps) -> Float[Array, "n h w _o"]:
-        assert conv.bias is not None
-        return same_conv(x, conv.kernel[...], self.form) + conv.bias[...]
+        return self.conv_out(nnx.relu(self.conv_in(x)))
 
 
 class ActNorm(nnx.Module):
@@ -97,12 +80,10 @@ class AlternateStep(nnx.Module):
 
     def __init__(self, channels: int, ratio: float, kernel: int, *, clamp: float, form: Form, rngs: nnx.Rngs):
         self.kept, self.clamp = halves(channels)[0], clamp
-        self.subnet = Subnet(
-            self.kept, 2 * (channels - self.kept), hidden_channels(channels, ratio), kernel, form=form, rngs=rngs
-        )
+        self.subnet = Subnet(self.kept, 2 * (channels - self.kept), hidden_channels(channels, ratio), kernel, rngs=rngs)
         self.act_norm = ActNorm(channels)
         self.permutation = Permutation(jax.random.permutation(rngs.params(), channels))
-        self.permute_form = form
+        self.form = form
 
     def __call__(self, x: Maps) -> tuple[Maps, LogDet]:
         """Features to latent, with log |det dz/dx| per cell."""
@@ -110,7 +91,7 @@ class AlternateStep(nnx.Module):
         log_s, t = scale_and_shift(self.subnet(x_a), self.clamp)
         z_b = x_b * jnp.exp(log_s) + t  # eq. 5
         z, log_gain = self.act_norm(jnp.concatenate([x_a, z_b], axis=-1))  # eq. 4
-        return permute(z, self.permutation[...], self.permute_form), log_s.sum(-1) + log_gain  # eq. 6
+        return permute(z, self.permutation[...], self.form), log_s.sum(-1) + log_gain  # eq. 6
 
     def inverse(self, z: Maps) -> Maps:
         """Latent to features; exact up to rounding."""
@@ -127,8 +108,8 @@ class DoubleStep(nnx.Module):
         self.kept, self.clamp = halves(channels)[0], clamp
         rest, hidden = channels - self.kept, hidden_channels(channels, ratio)
         self.act_norm = ActNorm(channels)
-        self.a_to_b = Subnet(self.kept, 2 * rest, hidden, kernel, form=form, rngs=rngs)
-        self.b_to_a = Subnet(rest, 2 * self.kept, hidden, kernel, form=form, rngs=rngs)
+        self.a_to_b = Subnet(self.kept, 2 * rest, hidden, kernel, rngs=rngs)
+        self.b_to_a = Subnet(rest, 2 * self.kept, hidden, kernel, rngs=rngs)
 
     def __call__(self, x: Maps) -> tuple[Maps, LogDet]:
         """Features to latent, with log |det dz/dx| per cell."""

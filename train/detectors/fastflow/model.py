@@ -12,13 +12,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from train.blocks.convolution import Form
 from train.detectors.fastflow.config import FastFlowConfig
-from train.detectors.fastflow.coupling import AlternateStep, DoubleStep
+from train.detectors.fastflow.coupling import AlternateStep, DoubleStep, Form
 from train.detectors.fastflow.normalisation import Normalise
 
 Maps = Float[Array, "n h w c"]
-Features = tuple[Maps, ...]
+Features = tuple[Float[Array, "n _h _w _c"], ...]
 
 
 class Latent(NamedTuple):
