@@ -71,7 +71,7 @@ def make_plan(
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file. Give a folder for the runs of all categories.")
     folders, skipped = find_categories(data)
-    categories = {folder.name or folder.resolve().name: folder for folder in folders}
+    categories = {folder.resolve().name if folder == data else folder.name: folder for folder in folders}
     plan = Plan(detector, path.stem, configs, categories, out, tuple(part.message for part in skipped))
     _same_as_before(plan)
     return plan
