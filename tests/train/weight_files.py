@@ -27,14 +27,14 @@ def write_safetensors(path, state):
     return path
 
 
-class _Global:
+class Global:
     """Pickles as a name of another module, which need not be installed."""
 
     def __init__(self, module, name):
         self.module, self.name = module, name
 
 
-class _Call:
+class Call:
     """Pickles as a call."""
 
     def __init__(self, function, *arguments):
@@ -53,9 +53,9 @@ class _Pickler(pickle._Pickler):
         return thing.parts if isinstance(thing, _StorageId) else None
 
     def save(self, thing, save_persistent_id=True):
-        if isinstance(thing, _Global):
+        if isinstance(thing, Global):
             self.write(pickle.GLOBAL + f"{thing.module}\n{thing.name}\n".encode())
-        elif isinstance(thing, _Call):
+        elif isinstance(thing, Call):
             self.save(thing.function)
             self.save(thing.arguments)
             self.write(pickle.REDUCE)
@@ -70,11 +70,11 @@ def write_torch(path, state, *, wrap=None, also=None, compression=zipfile.ZIP_ST
     """A zip as torch.save makes it; `wrap` puts the state dict under a key, `also` adds entries of any kind."""
     members, content = {}, OrderedDict()
     for number, (key, array) in enumerate(state.items()):
-        storage = _StorageId("storage", _Global("torch", KINDS[array.dtype.name]), str(number), "cpu", array.size)
-        strides = tuple(step // array.itemsize for step in np.ascontiguousarray(array).strides)
-        rebuild = _Global("torch._utils", "_rebuild_tensor_v2")
-        content[key] = _Call(rebuild, storage, 0, array.shape, strides, False, OrderedDict())
-        members[str(number)] = np.ascontiguousarray(array).tobytes()
+        storage = _StorageId("storage", Global("torch", KINDS[array.dtype.name]), str(number), "cpu", array.size)
+        strides = tuple(step // array.itemsize for step in np.array(array, order="C").strides)
+        rebuild = Global("torch._utils", "_rebuild_tensor_v2")
+        content[key] = Call(rebuild, storage, 0, array.shape, strides, False, OrderedDict())
+        members[str(number)] = array.tobytes()
     content.update(also or {})
     with zipfile.ZipFile(path, "w", compression) as archive, archive.open("archive/data.pkl", "w") as file:
         _Pickler(file, protocol=2).dump({wrap: content} if wrap else content)
@@ -88,7 +88,7 @@ def write_torch(path, state, *, wrap=None, also=None, compression=zipfile.ZIP_ST
 
 def command(text):
     """What runs a command in a shell when a pickle that holds it is loaded as Python loads one."""
-    return _Call(_Global("os", "system"), text)
+    return Call(Global("os", "system"), text)
 
 
 def write_legacy(path):

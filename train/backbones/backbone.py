@@ -70,8 +70,12 @@ class Backbone:
 
         Batch norm is folded into the convolution before it: one bias per channel.
         """
-        shapes = leaf_shapes(self, self.image_size).values()
-        return sum(math.prod(shape) for shape in shapes)
+        return sum(math.prod(shape) for shape in self.published_leaves.values())
+
+    @cached_property
+    def published_leaves(self) -> dict[str, Shape]:
+        """Dotted path -> shape of every array at the published size."""
+        return leaf_shapes(self, self.image_size)
 
 
 def abstract(backbone: Backbone, image_size: int) -> nnx.Module:

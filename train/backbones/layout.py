@@ -14,6 +14,7 @@ import numpy as np
 Shape = tuple[int, ...]
 Read = Callable[[str], np.ndarray]  # published key -> tensor
 
+PARALLEL = "module."  # what PyTorch's DataParallel puts before every key; CaiT's own files have it
 BATCH_NORM_EPSILON = 1e-5  # torchvision's, timm's and transformers' ResNets
 
 
@@ -131,7 +132,7 @@ class Layout:
 
     def plain(self, key: str) -> str:
         """The key without what may stand before it."""
-        for prefix in self.prefixes:
+        for prefix in (PARALLEL, *self.prefixes):
             key = key.removeprefix(prefix)
         return key
 

@@ -35,6 +35,11 @@ class PositionPart:
         position = read(self.key)[0, self.leading :]
         return {"": resized(position, isqrt(leaves[""][0]), self.resizing)}
 
+    def misfit(self, shape: Shape) -> str:
+        """What a file of another image size, whose embedding has this shape, has in place of ours."""
+        side = isqrt(max(shape[1] - self.leading, 0))
+        return f"{self.key} is of a {side} x {side} grid in the file and of {self.grid} x {self.grid} in the network"
+
 
 @dataclass(frozen=True)
 class PrefixPart:

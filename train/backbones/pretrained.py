@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, UInt8
 from train.backbones.backbone import Backbone, HubFile, abstract, dotted, leaf_shapes
 from train.backbones.errors import WeightsError
 from train.backbones.layout import Layout, Shape
+from train.backbones.position import PositionPart
 from train.backbones.registry import BACKBONES
 from train.backbones.weight_file import WeightFile, open_weights
 from train.durable import write_file
@@ -198,6 +199,9 @@ def _misfit(layout: Layout, file: WeightFile, needed: Mapping[str, Shape]) -> st
         return f"{missing[0]} and {len(missing) - 1} more of its {len(needed)} tensors are not in it"
     if wrong:
         key = wrong[0]
+        part = layout.parts.get("position")
+        if isinstance(part, PositionPart) and part.key == key and len(found[key]) == 3:
+            return part.misfit(found[key])
         return f"{key} is {_shape(found[key])} in the file and {_shape(needed[key])} in the network"
     if missing:
         return f"{_first(missing)} not in it"
@@ -207,9 +211,8 @@ def _misfit(layout: Layout, file: WeightFile, needed: Mapping[str, Shape]) -> st
 def _identified(file: WeightFile) -> Backbone | None:
     """The backbone whose published file this could be."""
     for backbone in BACKBONES.values():
-        if backbone.layouts:
-            leaves = leaf_shapes(backbone, backbone.image_size)
-            if any(not _misfit(layout, file, layout.published(leaves)) for layout in backbone.layouts):
+        for layout in backbone.layouts:
+            if not _misfit(layout, file, layout.published(backbone.published_leaves)):
                 return backbone
     return None
 
