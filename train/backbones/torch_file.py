@@ -8,6 +8,7 @@ name ends the reading before anything has run.
 import io
 import math
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -39,7 +40,16 @@ _STORAGES: dict[str, np.dtype] = {
 # What a damaged or hostile pickle makes the interpreter of pickles raise.
 _BROKEN = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError),
-    *(MemoryError, RecursionError, zipfile.BadZipFile, OSError, NotImplementedError, ImportError),
+    *(
+        MemoryError,
+        RecursionError,
+        AssertionError,
+        struct.error,
+        zipfile.BadZipFile,
+        OSError,
+        NotImplementedError,
+        ImportError,
+    ),
 )
 
 
@@ -136,7 +146,9 @@ class _Call(NamedTuple):
         return self.function(*arguments)
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's own interpreter written in Python: the one in C lets a damaged pickle take gigabytes."""
+
     def __init__(self, path: Path, root: str, data: bytes):
         super().__init__(io.BytesIO(data))
         self.path, self.root = path, root
