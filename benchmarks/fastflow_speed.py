@@ -1,0 +1,193 @@
+"""FastFlow against the same network in PyTorch: training step and scoring, as ratios of one run.
+
+    pip install "faultline[bench]"; python benchmarks/fastflow_speed.py [--threads 2]
+
+ResNet18 at 256 px, 8 steps of 3x3, LayerNorm with its affine, the highest pixel as score: what the public ports are.
+PyTorch trains as its users run it, backbone in every step; ours as `fit` runs it, on features computed once (what that
+costs is printed). Scoring: PyTorch eager, PyTorch's own export in ONNX Runtime, and our graph in ONNX Runtime as the
+agent runs it. Medians over interleaved rounds. Set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000
+MALLOC_TOP_PAD_=200000000 for all sides alike. Writes benchmarks/results/fastflow_speed.json.
+"""
+
+import io
+import json
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RESULTS = Path(__file__).parent / "results" / "fastflow_speed.json"
+SIZE, BATCH = 256, 32
+
+
+def main(
+    threads: Annotated[int, typer.Option(help="CPU threads for every side.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Interleaved measurements of each.")] = 5,
+    only: Annotated[str, typer.Option(help="Only rows that hold this text.")] = "",
+) -> None:
+    """Measure, print a table, write the JSON."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(threads)
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+    rows: dict[str, Callable[[], dict[str, Callable[[], object]]]] = {
+        f"training step, batch {BATCH}": lambda: {"torch": _torch_step(images), "ours": _our_step(images)},
+    }
+    for batch in (1, 8):
+        rows[f"scoring, batch {batch}"] = lambda some=images[:batch]: _scoring(some, threads)
+    record = {"threads": threads, "torch": torch.__version__, "rows": {}}
+    for name, sides in rows.items():
+        if only in name:
+            times = _interleaved(sides(), rounds)
+            ratios = {side: round(value / times["ours"], 3) for side, value in times.items() if side != "ours"}
+            record["rows"][name] = {"seconds": {k: round(v, 5) for k, v in times.items()}, "times ours": ratios}
+            print(f"{name:24}", "   ".join(f"{side} {1000 * value:.1f} ms" for side, value in times.items()), ratios)
+    if not only:
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _interleaved(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each; the first round warms up and is not counted."""
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for turn in range(rounds + 1):
+        for side, run in sides.items():
+            started = time.perf_counter()
+            run()
+            if turn:
+                times[side].append(time.perf_counter() - started)
+    return {side: statistics.median(values) for side, values in times.items()}
+
+
+def _torch_images(images):
+    import torch
+
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return (x - mean[:, None, None]) / std[:, None, None]
+
+
+def _torch_step(images) -> Callable[[], object]:
+    import torch
+    from torch_fastflow import FastFlow
+
+    network = FastFlow(SIZE).train()
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, 1e-3, weight_decay=1e-5)
+    x = _torch_images(images)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        network(x).backward()
+        optimizer.step()
+
+    return step
+
+
+def _our_config():
+    from train.detectors.fastflow.config import FastFlowConfig
+
+    return FastFlowConfig(normalisation="layer_norm_affine", image_size=SIZE, batch_size=BATCH, steps_per_epoch=1)
+
+
+def _our_step(images) -> Callable[[], object]:
+    """One update as `fit` makes it."""
+    import jax
+    import jax.numpy as jnp
+
+    from train.backbones import find_backbone
+    from train.backbones.pretrained import random_weights
+    from train.detectors import find_detector
+    from train.fit import training_steps
+    from train.inputs import encode_all
+    from train.run import initial_state
+
+    config, detector = _our_config(), find_detector("fastflow")
+    started = time.perf_counter()
+    features = encode_all(detector, config, random_weights(find_backbone("resnet18"), SIZE, 0), images)
+    print(f"features, once: {1000 * (time.perf_counter() - started) / len(images):.0f} ms per image with compilation")
+    graph, state = initial_state(detector, config)
+    train_steps = training_steps(detector, config, graph)
+    holder, resident = [state], jax.tree.map(jnp.asarray, features)
+    batches = jnp.arange(len(images))[None]
+
+    def step() -> None:
+        holder[0], metrics = train_steps(holder[0], batches, resident)
+        jax.block_until_ready(metrics)
+
+    return step
+
+
+def _scoring(images, threads: int) -> dict[str, Callable[[], object]]:
+    import torch
+    from torch_fastflow import FastFlow
+
+    network = FastFlow(SIZE).eval()
+    x = _torch_images(images)
+
+    @torch.inference_mode()
+    def eager():
+        return network(x)
+
+    return {
+        "torch eager": eager,
+        "torch exported": _torch_export(network, x, threads),
+        "ours": _our_engine(images, threads),
+    }
+
+
+def _torch_export(network, x, threads: int) -> Callable[[], object]:
+    """PyTorch's exporter (the TorchScript one, which needs no further package) and a session of ONNX Runtime."""
+    import onnxruntime
+    import torch
+
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network, (x,), file, dynamo=False, opset_version=17, input_names=["x"], dynamic_axes={"x": {0: "n"}}
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    values = {"x": x.numpy()}
+    return lambda: session.run(None, values)
+
+
+def _our_engine(images, threads: int) -> Callable[[], object]:
+    """The exported graph of an untrained network in ONNX Runtime, uint8 in, as the agent runs it."""
+    import jax
+    import numpy as np
+    from flax import nnx
+
+    from edge_agent.engines.onnxruntime import OnnxRuntimeEngine
+    from export.detector import OUTPUTS
+    from export.lower import InputSpec, lower
+    from train.backbones import find_backbone
+    from train.backbones.pretrained import random_weights
+    from train.detectors import find_detector
+
+    config, detector = _our_config(), find_detector("fastflow")
+    network = detector.build(config, nnx.Rngs(0))
+    network.eval()
+    backbone = random_weights(find_backbone("resnet18"), SIZE, 0)
+    weights = jax.tree.map(jax.numpy.asarray, detector.fold(network, backbone, config))
+
+    def trace(images):
+        raw = detector.score(weights, images, config)
+        return raw.image_score / 1.0, raw.anomaly_map / 1.0, raw.image_score
+
+    model = lower(trace, {"image": InputSpec(("batch", SIZE, SIZE, 3), np.uint8)}, OUTPUTS, name="fastflow")
+    engine = OnnxRuntimeEngine(model.SerializeToString(), threads=threads)
+    return lambda: engine.run(images)
+
+
+if __name__ == "__main__":
+    typer.run(main)
