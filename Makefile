@@ -1,4 +1,4 @@
-# make demo [DATA=folder]   make test [PARITY=1] [SLOW=1]   make check   make clean
+# make demo [DATA=folder] [DETECTOR=fastflow [WEIGHTS=file]]   make test [PARITY=1] [SLOW=1]   make check   make clean
 # Both set up their own virtual environment with pinned versions; nothing else has to be prepared but Python >= 3.11.
 
 SHELL := /bin/bash
@@ -26,7 +26,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	@$(BIN)/python examples/demo.py $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
+	@$(BIN)/python examples/demo.py $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)") \
+		$(if $(DETECTOR),--detector "$(DETECTOR)") $(if $(WEIGHTS),--backbone-weights "$(WEIGHTS)")
 
 check: setup
 	$(BIN)/ruff check .

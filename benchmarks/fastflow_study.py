@@ -130,7 +130,7 @@ def _slug(name: str) -> str:
 def as_table() -> list[str]:
     """Markdown: the last step, and how far below the best step of the same run it ends."""
     lines = [
-        "| set | variant | pixel | fall | image, highest | fall | image, top 1 % | fall | pixel with log-det 0.25 / 1 |",
+        "| set | variant | pixel | fall | image, highest | fall | image, top 1 % | fall | pixel, log-det 0.25 / 1 |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     order = list(VARIANTS)
@@ -141,7 +141,8 @@ def as_table() -> list[str]:
         for key in ("pixel_auroc", "image_auroc_highest", "image_auroc_top_1_percent"):
             last, best = curve[-1][key], max(point[key] for point in curve)
             cells += [f"{last:.3f}", f"{best - last:.3f}"]
-        others = " / ".join(f"{record['curves'][f'log_det_weight {w:g}'][-1]['pixel_auroc']:.3f}" for w in WEIGHTS[1:])
+        weighted = [record["curves"][f"log_det_weight {weight:g}"][-1]["pixel_auroc"] for weight in WEIGHTS[1:]]
+        others = " / ".join(f"{value:.3f}" for value in weighted)
         lines.append(f"| {record['set']} | {record['variant']} | {' | '.join(cells)} | {others} |")
     return lines
 

@@ -1,7 +1,7 @@
 """The whole way, on one machine: images of good parts -> detector -> bundle -> agent -> verdicts on MQTT.
 
-    make demo [DATA=folder] [OUT=folder]
-    python examples/demo.py [--data FOLDER] [--out FOLDER]
+    make demo [DATA=folder] [OUT=folder] [DETECTOR=fastflow [WEIGHTS=file]]
+    python examples/demo.py [--data FOLDER] [--out FOLDER] [--detector fastflow [--backbone-weights FILE]]
 
 Every step is a command that a user would type; each is shown before it runs.
 """
@@ -92,7 +92,11 @@ def main(
         Path | None, typer.Option("--data", help="Images in a layout of docs/data.md; without, parts are drawn.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where all results go.")] = Path("demo"),
-    config: Annotated[str, typer.Option("--config", help="NAME of configs/aesc/, or a file.")] = "demo",
+    config: Annotated[str, typer.Option("--config", help="NAME of configs/DETECTOR/, or a file.")] = "demo",
+    detector: Annotated[str, typer.Option("--detector", help="aesc or fastflow.")] = "aesc",
+    backbone_weights: Annotated[
+        Path | None, typer.Option(help="Published ResNet18 weights for FastFlow, instead of a small random backbone.")
+    ] = None,
     count: Annotated[int, typer.Option("--count", help="Good parts to draw.", min=8)] = GOOD_PARTS,
 ) -> None:
     """Train, export and run the agent on a replayed line; one line per part, as received over MQTT.
@@ -102,7 +106,7 @@ def main(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
-        demo(data, _fresh(out), config, count)
+        demo(data, _fresh(out), _recipe(detector, config, backbone_weights), count)
     except KeyboardInterrupt:
         say("\n[yellow]Stopped.[/]")
         raise typer.Exit(1) from None
@@ -114,7 +118,15 @@ def main(
         raise typer.Exit(1) from None
 
 
-def demo(data: Path | None, out: Path, config: str, count: int) -> None:
+def _recipe(detector: str, config: str, backbone_weights: Path | None) -> list[str]:
+    """What `fit` is told besides the data: the detector, its config, a backbone that has seen photographs."""
+    recipe = [detector, "--config", config]
+    if backbone_weights is not None:
+        recipe += ["--set", "backbone=resnet18", "--set", f"backbone_weights={backbone_weights}"]
+    return recipe
+
+
+def demo(data: Path | None, out: Path, recipe: list[str], count: int) -> None:
     steps = Steps(5 if data is None else 4)
     product = "flange" if data is None else data.resolve().stem
     run, bundle, key = out / "run", out / "bundle", out / "keys" / "demo.pem"
@@ -124,7 +136,7 @@ def demo(data: Path | None, out: Path, config: str, count: int) -> None:
         steps.command("-m", "train", "draw", "--out", data, "--count", str(count))
 
     steps.begin("Train a detector on the good parts")
-    steps.command("-m", "train", "fit", "aesc", "--data", data, "--out", run, "--config", config, "--product", product)
+    steps.command("-m", "train", "fit", *recipe, "--data", data, "--out", run, "--product", product)
 
     steps.begin("Evaluate it")
     steps.command("-m", "train", "evaluate", run, "--data", data)

@@ -100,6 +100,13 @@ def test_good_images_only_are_judged_with_and_without_a_stain_and_it_says_so(tmp
     assert "Your folder holds good parts only." in done.stdout
 
 
+@pytest.mark.slow
+def test_the_demo_with_fastflow_goes_the_whole_way(tmp_path, line):
+    done = demo("--data", line, "--out", tmp_path / "out", "--detector", "fastflow", "--config", "tiny")
+    results = assert_whole(done, tmp_path / "out")
+    assert {result.model.system for result in results} == {"fastflow"}
+
+
 def test_images_that_cannot_be_used_are_named_with_exit_code_2_and_nothing_is_written(tmp_path, line):
     (tmp_path / "few").mkdir()
     shutil.copy(line / "train" / "good" / "000.png", tmp_path / "few")
