@@ -4,8 +4,9 @@
         --settings backbone_weights=../shared/weights/resnet18_stem_l123_bnfolded.safetensors
 
 Trains into the run folder that benchmarks/accuracy.py uses, keeping the checkpoint of every epoch, then judges each of
-them on the test set and writes benchmarks/results/curves/SET-SYSTEM-DIGEST.json. It is a diagnosis: nothing is chosen
-from it. Image figures are of all test images, pixel figures of every `--pixel-stride`-th row and column.
+them on the test set, and before them the parameters as they were drawn (step 0), and writes
+benchmarks/results/curves/SET-SYSTEM-DIGEST.json. It is a diagnosis: nothing is chosen from it. Image figures are of all
+test images, pixel figures of every `--pixel-stride`-th row and column.
 """
 
 import json
@@ -24,7 +25,7 @@ from train.detectors import find_detector
 from train.durable import write_text
 from train.fit import fit
 from train.metrics.auroc import auroc, rank
-from train.run import open_run, score_all
+from train.run import TrainedRun, open_run, score_all
 
 RESULTS = Path(__file__).parent / "results" / "curves"
 
@@ -56,19 +57,23 @@ def main(
         if sample.mask:
             mask[:] = prepare_mask(read_mask(sample.mask), preprocessing)
     fine = slice(None, None, pixel_stride)
-    curve = []
-    with Checkpoints(runs / name / "checkpoints", detector.monitor, keep_all=True) as checkpoints:
-        steps = checkpoints.steps
-    for step in sorted({*steps[every - 1 :: every], steps[-1]}):
-        scores, maps = score_all(open_run(runs / name, step=step).score_batch, test)
+
+    def judged(run: TrainedRun, step: int) -> dict[str, float]:
+        scores, maps = score_all(run.score_batch, test)
         figures = {
             "step": step,
             "image_auroc": auroc(rank(scores, defective)),
             "image_auroc_of_the_highest_pixel": auroc(rank(maps.max(axis=(1, 2)), defective)),
             "pixel_auroc": auroc(rank(maps[known][:, fine, fine], masks[known][:, fine, fine])),
         }
-        curve.append(figures)
         print(json.dumps(figures), file=sys.stderr, flush=True)
+        return figures
+
+    with Checkpoints(runs / name / "checkpoints", detector.monitor, keep_all=True) as checkpoints:
+        steps = checkpoints.steps
+    curve = [judged(open_run(runs / name, step=0), 0)]
+    for step in sorted({*steps[every - 1 :: every], steps[-1]}):
+        curve.append(judged(open_run(runs / name, step=step), step))
     RESULTS.mkdir(parents=True, exist_ok=True)
     record = {
         "set": dataset,

@@ -149,7 +149,7 @@ def frozen_file(folder: Path, frozen: FrozenPart) -> Path:
 
 
 def open_run(folder: Path, overrides: Sequence[str] = (), *, step: int | None = None) -> TrainedRun:
-    """The checkpoint that the run's recipe picks, ready to score; or that of a step, for studies.
+    """The checkpoint that the run's recipe picks, ready to score; or that of a step, for studies (0: untrained).
 
     `overrides` are key=value settings that do not change training, such as scoring=uncertainty; the thresholds are then
     fitted anew on the held-out images. RunError says what is missing.
@@ -176,8 +176,9 @@ def open_run(folder: Path, overrides: Sequence[str] = (), *, step: int | None = 
             step = checkpoints.best if detector.checkpoint(config) == "best" else checkpoints.latest
         if step is None:
             raise RunError(f"{folder} has no checkpoint yet. Let `train fit --resume` finish it.")
-        state, _ = checkpoints.restore(step, state)
-    model = nnx.merge(graph, state.scoring_params, state.rest)
+        drawn = state.params
+        state, _ = checkpoints.restore(step or checkpoints.steps[0], state)
+    model = nnx.merge(graph, state.scoring_params if step else drawn, state.rest)
     model.eval()
     frozen = _restore_frozen(folder, detector, config)
     weights = jax.tree.map(jax.numpy.asarray, detector.fold(model, frozen, config))
