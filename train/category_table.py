@@ -232,4 +232,5 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _first_upper(sentence: str) -> str:
-    return sentence if sentence.startswith("anomalib") else sentence[:1].upper() + sentence[1:]
+    """Projects keep the spelling of their names."""
+    return sentence[:1].upper() + sentence[1:] if sentence.startswith(("paper", "later paper")) else sentence
