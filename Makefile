@@ -49,7 +49,7 @@ mosquitto:
 # Pins for every Python that the agent or the server runs on; no index lines, so no host is named.
 lock: setup
 	$(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.10 --no-annotate --no-header \
-		--no-emit-index-url $(addprefix --extra ,train export openvino page remote outputs sparkplug demo ray dev) -o constraints.txt
+		--no-emit-index-url $(addprefix --extra ,train export openvino page remote outputs sparkplug demo ray parity dev) -o constraints.txt
 
 clean:
 	rm -rf $(VENV) demo demo-[0-9]* build dist .pytest_cache .mypy_cache .ruff_cache
