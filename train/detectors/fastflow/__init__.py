@@ -114,7 +114,9 @@ def micro_batches(config: FastFlowConfig) -> int:
 
 
 def fold(model: FastFlow, backbone: nnx.Module, config: FastFlowConfig) -> Scorer:
-    return Scorer(backbone, model)
+    """The flow with its permutations as plain indexing: as products they only serve the gradient."""
+    graph, _ = nnx.split(nnx.eval_shape(lambda: build(config.model_copy(update={"form": "plain"}), nnx.Rngs(0))))
+    return Scorer(backbone, nnx.merge(graph, nnx.state(model)))
 
 
 def score(weights: Scorer, images: Images, config: FastFlowConfig) -> RawScores:
@@ -123,11 +125,14 @@ def score(weights: Scorer, images: Images, config: FastFlowConfig) -> RawScores:
 
 
 def score_definition(config: FastFlowConfig) -> str:
-    determinant = f" + {config.log_det_weight:g} mean log-determinant" if config.log_det_weight else ""
+    p = "exp(-1/2 mean over channels of z^2)"
+    if config.log_det_weight:
+        energy = f"-1/2 mean of z^2 + {config.log_det_weight:g} mean log-determinant, both over channels"
+        p = f"q / (1 + q), q = exp({energy})"
     image = f"the mean of the {config.top_share:.2%} highest pixels" if config.top_share else "its highest pixel"
     return (
-        f"FastFlow on {config.backbone}: raw map = 1 - exp(-1/2 mean over channels of z^2{determinant}), bilinear to "
-        f"the image's size, averaged over {len(find_backbone(config.backbone).taps)} scales; raw score = {image}."
+        f"FastFlow on {config.backbone}: raw map = 1 - {p}, bilinear to the image's size, averaged over "
+        f"{len(find_backbone(config.backbone).taps)} scales; raw score = {image}."
     )
 
 

@@ -24,12 +24,12 @@ def log_probability(latent: Latent, log_det_weight: float) -> Float[Array, "n h 
 def anomaly_map(latents: Sequence[Latent], size: int, log_det_weight: float) -> Float[Array, "n _size _size"]:
     """Mean over scales of 1 - p, each upsampled bilinearly (half-pixel centres).
 
-    p = exp(log_probability) is in (0, 1]; with log-determinants it has no bound, and is cut off at 1.
+    p = exp(log_probability) is in (0, 1]. With log-determinants that has no bound; p / (1 + p) takes its place.
     """
     maps = []
     for latent in latents:
         log_p = log_probability(latent, log_det_weight)
-        improbable = 1 - jnp.exp(jnp.minimum(log_p, 0) if log_det_weight else log_p)
+        improbable = jax.nn.sigmoid(-log_p) if log_det_weight else 1 - jnp.exp(log_p)
         n = improbable.shape[0]
         maps.append(jax.image.resize(improbable, (n, size, size), "bilinear", antialias=False))
     return jnp.asarray(sum(maps)) / len(maps)
