@@ -21,7 +21,7 @@ import typer
 from train.checkpoint import Checkpoints
 from train.config import find_config, load_config
 from train.data.folder import open_dataset
-from train.data.noise import STAIN, Stain, corrupt
+from train.data.noise import Stain, corrupt
 from train.detectors import find_detector
 from train.durable import write_text
 from train.fit import fit
@@ -101,7 +101,7 @@ def synthetic_defects(good: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarr
     """Copies of good images, every other one with a small stain, the others with a scratch; and where they differ."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 77))
     clean = jax.numpy.asarray(good, jax.numpy.float32) / 255
-    stained, scratched = corrupt(keys[0], clean, "stain", SMALL), corrupt(keys[1], clean, "scratch", STAIN)
+    stained, scratched = corrupt(keys[0], clean, "stain", SMALL), corrupt(keys[1], clean, "scratch")
     even = (np.arange(len(good)) % 2 == 0)[:, None, None, None]
     defective = np.asarray(jax.numpy.round(255 * np.where(even, stained, scratched)), np.uint8)
     masks = np.abs(defective.astype(int) - good.astype(int)).max(axis=-1) > CHANGED
