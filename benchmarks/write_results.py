@@ -82,7 +82,7 @@ def curves() -> list[str]:
         "Peak and fall: test figures of every epoch of the same runs (`python benchmarks/training_curve.py`); "
         "nothing was chosen from them.",
         "",
-        "| set | image AUROC first epoch | best | last | pixel AUROC first epoch | best | last |",
+        "| set | image AUROC untrained | best | last | pixel AUROC untrained | best | last |",
         "|---|---|---|---|---|---|---|",
     ]
     for record in records:
