@@ -158,7 +158,7 @@ def test_good_images_only(tmp_path, prefix):
         (["good/a.png", "bad/good/b.png"], "says that its parts are good and bad."),
         (["good/a.png", "train/good/a.png"], "could be read in 2 ways, for it holds train/ and good/. Move all but"),
         (["Good/a.png", "good/a.png"], "holds Good/ and good/. Make one folder of them."),
-        (["cap/train/good/a.png", "nut/good/a.png"], "holds 2 categories (cap/ and nut/) and is none itself. Give one of "),
+        (["cap/train/good/a.png", "nut/good/a.png"], "holds 2 categories (cap/ and nut/) and is none itself. Give one"),
         (["cap/train/good/a.png"], "holds a category (cap/) and is none itself. Give one of them, "),
     ],
 )
