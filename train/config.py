@@ -4,7 +4,7 @@ import difflib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -17,6 +17,9 @@ class ConfigError(ValueError):
 
 class RunConfig(BaseModel, extra="forbid", frozen=True):
     """What every detector's run needs. A system adds its own settings (train/detectors/SYSTEM/config.py)."""
+
+    # Settings that came after the first runs: at their default they are no part of the digest, which stays as it was
+    added_later: ClassVar[frozenset[str]] = frozenset()
 
     seed: int = Field(0, ge=0, lt=2**31)
     image_size: int = Field(256, ge=32, le=2048)  # side of the square that the model sees, pixels
@@ -141,4 +144,5 @@ def dump_config(config: RunConfig, header: Sequence[str] = ()) -> str:
 
 def config_digest(config: RunConfig) -> str:
     """First 16 hex digits of the SHA-256 of the settings; equal for equal settings, whatever file they came from."""
-    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
+    unset = {name for name in config.added_later if getattr(config, name) == type(config).model_fields[name].default}
+    return hashlib.sha256(config.model_dump_json(exclude=unset).encode()).hexdigest()[:16]

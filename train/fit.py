@@ -23,12 +23,22 @@ from train.data.samples import file_digest
 from train.detectors import Detector
 from train.durable import write_text
 from train.fit_threshold import Thresholds
-from train.inputs import TrainingInputs, encode_all, training_inputs
+from train.inputs import TrainingInputs, encode_all, parts_of, training_inputs
 from train.loop import TrainState, TrainSteps, by_index, make_train_steps, mean_loss
+from train.mask import MASK_FILE, Mask, load_mask, write_mask
 from train.optimizer import build_plateau
 from train.progress import Work
 from train.provenance import describe
-from train.run import RunError, frozen_file, initial_state, open_run, preprocessing_of, write_held_out
+from train.run import (
+    MASK_DIGEST,
+    RunError,
+    frozen_file,
+    initial_state,
+    open_run,
+    preprocessing_of,
+    restore_mask,
+    write_held_out,
+)
 
 MIN_HELD_OUT = 4
 SPLIT_STREAM, VALIDATION_STREAM = 2, 3  # folded into the run's seed
@@ -80,9 +90,10 @@ def fit(
     Raises RunError, ConfigError, TrainingDiverged.
     """
     split = split_good(dataset.train, config.validation_fraction, config.seed)
-    config = _with_steps(config, len(split.train))
+    mask = _mask(detector, config, dataset, out)
+    config = _with_steps(config, len(split.train) * len(parts_of(detector, config, mask)))
     frozen = _frozen_part(detector, config, out)
-    _open_folder(detector, config, dataset, out, frozen, product=product, resume=resume)
+    _open_folder(detector, config, dataset, out, frozen, mask, product=product, resume=resume)
     preprocessing = preprocessing_of(config)
     names = [sample.path.relative_to(dataset.root).as_posix() for sample in split.held_out]
     with Work("reading held-out images", len(split.held_out)) as work:
@@ -91,14 +102,14 @@ def fit(
         trained_on = [sample.path.relative_to(dataset.root).as_posix() for sample in split.train]
         write_text(out / "split.json", json.dumps({"train": trained_on, "held_out": names}, indent=1))
         write_held_out(out, held_out, names)
-    _train(detector, config, frozen, split.train, held_out, out, keep_all)
+    _train(detector, config, frozen, mask, split.train, held_out, out, keep_all)
     thresholds = open_run(out).fit_thresholds()
     write_text(out / "thresholds.json", thresholds.model_dump_json(indent=2))
     return thresholds
 
 
 def _with_steps(config: Any, n_train: int) -> Any:
-    """The config with an epoch's steps as a number; 0 stands for one pass over the training images."""
+    """The config with an epoch's steps as a number; 0 stands for one pass over the training images, or their tiles."""
     if config.steps_per_epoch:
         return config
     if n_train < config.batch_size:
@@ -107,6 +118,22 @@ def _with_steps(config: Any, n_train: int) -> Any:
             "step. Set a smaller batch_size, or steps_per_epoch."
         )
     return config.model_copy(update={"steps_per_epoch": n_train // config.batch_size})
+
+
+def _mask(detector: Detector, config: RunConfig, dataset: Dataset, out: Path) -> Mask | None:
+    """The one that is set, else that of the run folder."""
+    path = detector.masking.file(config) if detector.masking else None
+    if detector.masking is None or path is None:
+        return restore_mask(out, _read_provenance(out)) if (out / "config.yaml").exists() else None
+    return load_mask(path, preprocessing_of(config), dataset.train, cell=detector.masking.cell(config))
+
+
+def _read_provenance(out: Path) -> dict[str, Any]:
+    try:
+        provenance: dict[str, Any] = json.loads((out / "provenance.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise RunError(f"{out} can't be resumed: {error}") from None
+    return provenance
 
 
 def _frozen_part(detector: Detector, config: RunConfig, out: Path) -> nnx.Module | None:
@@ -123,6 +150,7 @@ def _open_folder(
     dataset: Dataset,
     out: Path,
     frozen: nnx.Module | None,
+    mask: Mask | None,
     *,
     product: str,
     resume: bool,
@@ -143,16 +171,19 @@ def _open_folder(
             path = frozen_file(out, detector.frozen)
             detector.frozen.save(path, frozen)
             provenance[f"{detector.frozen.name}_sha256"] = file_digest(path)
+        if mask is not None:
+            write_mask(out / MASK_FILE, mask)
+            provenance[MASK_DIGEST] = file_digest(out / MASK_FILE)
         write_text(out / "provenance.json", json.dumps(provenance, indent=2))
         header = [f"{detector.name}, settings as resolved", *(f"{k}: {v}" for k, v in provenance.items())]
         write_text(out / "config.yaml", dump_config(config, header))
         return
     if not resume:
         raise RunError(f"{out} holds a run already. Continue it with --resume, or give --out a new folder.")
+    provenance = _read_provenance(out)
     try:
         before = load_config(out / "config.yaml", detector.schema)
-        provenance = json.loads((out / "provenance.json").read_text())
-    except (ConfigError, OSError, json.JSONDecodeError) as error:
+    except ConfigError as error:
         raise RunError(f"{out} can't be resumed: {error}") from None
     for name, field in detector.schema.model_fields.items():
         old, new = getattr(before, name), getattr(config, name)
@@ -161,6 +192,10 @@ def _open_folder(
                 f"{out} was started with {name}: {old}, and is to go on with {name}: {new}. "
                 f"Resume with --config {out / 'config.yaml'}, or give --out a new folder."
             )
+    started_with = restore_mask(out, provenance)
+    if mask is not None and (started_with is None or not np.array_equal(started_with, mask)):
+        what = "no mask" if started_with is None else "another mask"
+        raise RunError(f"{out} was started with {what}. Resume without --set mask=..., or give --out a new folder.")
     if provenance.get("data_digest") != data_digest:
         raise RunError(f"{out} was started on other images than {dataset.root} holds now. Give --out a new folder.")
 
@@ -169,6 +204,7 @@ def _train(
     detector: Detector,
     config: RunConfig,
     frozen: nnx.Module | None,
+    mask: Mask | None,
     samples: Sequence[Sample],
     held_out: np.ndarray,
     out: Path,
@@ -184,11 +220,11 @@ def _train(
         start = int(state.step)
         if start >= total:
             return
-        inputs = training_inputs(detector, config, frozen, samples, preprocessing_of(config))
+        inputs = training_inputs(detector, config, frozen, samples, preprocessing_of(config), mask)
         if detector.measure is not None and start == 0:
             state = _measured(detector, graph, state, inputs)
         train_steps = training_steps(detector, config, graph, inputs)
-        validate = _validation(detector, config, graph, encode_all(detector, config, frozen, held_out), len(held_out))
+        validate = _validation(detector, config, graph, encode_all(detector, config, frozen, held_out, mask))
         with (
             SummaryWriter(str(out / "events"), purge_step=start, flush_secs=10) as events,
             Work("training", total, done=start) as work,
@@ -252,8 +288,9 @@ def _loss_fn(detector: Detector, config: RunConfig, graph: nnx.GraphDef) -> Any:
     return loss_fn
 
 
-def _validation(detector: Detector, config: RunConfig, graph: nnx.GraphDef, held_out: Any, count: int) -> Any:
+def _validation(detector: Detector, config: RunConfig, graph: nnx.GraphDef, held_out: Any) -> Any:
     """(state, epoch) -> mean metrics of `validation_samples` held-out inputs, the same in a resumed run."""
+    count = len(jax.tree.leaves(held_out)[0])
 
     @partial(jax.jit)
     def validate_batch(params: nnx.State, rest: nnx.State, inputs: Any, key: Array) -> dict[str, Array]:

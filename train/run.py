@@ -5,6 +5,7 @@ provenance.json  versions, commit, command, data digest
 split.json       which good images were trained on and which were held out
 held_out.npz     the held-out images at model size: for thresholds, the golden set and the report
 backbone.safetensors   the frozen network of a detector that has one, so that the user's file is not needed again
+mask.png         what is judged, white, at model size; only where the run has a mask
 checkpoints/     Orbax: the newest two and the best
 thresholds.json  fitted on the held-out images when training has ended
 events/          TensorBoard
@@ -12,8 +13,8 @@ metrics.json, report.html   written by `evaluate`
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,20 +25,23 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 from pydantic import ValidationError
 
-from edge_agent.preprocess import Preprocessing
+from edge_agent.preprocess import Preprocessing, read_mask
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, RunConfig, config_digest, load_config
 from train.data.noise import corrupt
+from train.data.samples import file_digest
 from train.detectors import Detector, RawScores, find_detector
 from train.detectors.detector import FrozenPart
 from train.durable import write_file
 from train.evaluate import About, HeldOut
 from train.fit_threshold import Thresholds, fit_thresholds
 from train.loop import TrainState
+from train.mask import MASK_FILE, Mask
 from train.optimizer import build_plateau
 from train.provenance import Value, versions
 
 SCORE_BATCH = 8
+MASK_DIGEST = "mask_sha256"  # in provenance.json
 STAIN_STREAM = 4  # folded into the run's seed
 
 
@@ -56,6 +60,7 @@ class TrainedRun:
     weights: Any  # of the scoring network
     thresholds: Thresholds | None  # None until training has ended
     provenance: dict[str, Value]
+    mask: Mask | None = None  # of judged pixels, at model size
 
     @property
     def system(self) -> str:
@@ -71,7 +76,10 @@ class TrainedRun:
 
     @property
     def score_definition(self) -> str:
-        return self.detector.score_definition(self.config)
+        definition = self.detector.score_definition(self.config)
+        if self.mask is None:
+            return definition
+        return f"{definition} {self.mask.mean():.1%} of the image is judged; the rest scores 0 and counts nowhere."
 
     @property
     def scoring_mode(self) -> str:
@@ -79,33 +87,45 @@ class TrainedRun:
 
     def score(self, images: UInt8[Array, "n h w 3"]) -> RawScores:
         """Pure and traceable, the weights as constants: what `export` lowers."""
-        return self.detector.score(self.weights, images, self.config)
+        return _score(self.detector, self.config, self.mask, self.weights, images)
 
     @cached_property
     def _compiled(self) -> Callable[[Any, Array], RawScores]:
-        return jax.jit(partial(_score, self.detector, self.config))
+        return jax.jit(partial(_score, self.detector, self.config, self.mask))
 
     def score_batch(
         self, images: UInt8[np.ndarray, "n h w 3"]
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n h w"]]:
         """Raw image scores and maps of any number of images; one compiled program per batch size."""
-        raw = self._compiled(self.weights, jax.numpy.asarray(images))
-        return np.asarray(raw.image_score), np.asarray(raw.anomaly_map)
+        tiles = len(self.detector.tiling(self.config))
+        at_once = len(images) if tiles == 1 else max(SCORE_BATCH // tiles, 1)  # so that memory doesn't grow with tiles
+        raw = [
+            self._compiled(self.weights, jax.numpy.asarray(images[start : start + at_once]))
+            for start in range(0, len(images), at_once)
+        ]
+        scores, maps = zip(*raw, strict=True)
+        return np.concatenate(scores), np.concatenate(maps)
 
     def fit_thresholds(self) -> Thresholds:
         """On the run's held-out images."""
         images, _ = read_held_out(self)
         scores, maps = score_all(self.score_batch, images)
-        return fit_thresholds(
+        thresholds = fit_thresholds(
             scores,
-            maps,
+            maps if self.mask is None else maps[:, None, self.mask],
             target_false_reject_rate=self.config.target_false_reject_rate,
             pixel_quantile=self.config.pixel_quantile,
         )
+        if self.mask is None:
+            return thresholds
+        return thresholds.model_copy(update={"rule": f"{thresholds.rule} Pixels that the mask excludes don't count."})
 
 
-def _score(detector: Detector, config: RunConfig, weights: Any, images: Array) -> RawScores:
-    return detector.score(weights, images, config)
+def _score(detector: Detector, config: RunConfig, mask: Mask | None, weights: Any, images: Array) -> RawScores:
+    if mask is None:
+        return detector.score(weights, images, config)
+    assert detector.masking is not None
+    return detector.masking.score(weights, images, config, mask)
 
 
 def score_all(
@@ -182,9 +202,10 @@ def open_run(folder: Path, overrides: Sequence[str] = (), *, step: int | None = 
     model.eval()
     frozen = _restore_frozen(folder, detector, config)
     weights = jax.tree.map(jax.numpy.asarray, detector.fold(model, frozen, config))
-    run = TrainedRun(folder, detector, config, step, weights, _read_thresholds(folder), provenance)
+    mask = restore_mask(folder, provenance)
+    run = TrainedRun(folder, detector, config, step, weights, _read_thresholds(folder), provenance, mask)
     if changed and run.thresholds is not None:
-        return TrainedRun(folder, detector, config, step, weights, run.fit_thresholds(), provenance)
+        return replace(run, thresholds=run.fit_thresholds())
     return run
 
 
@@ -195,6 +216,20 @@ def _restore_frozen(folder: Path, detector: Detector, config: RunConfig) -> nnx.
         return detector.frozen.restore(frozen_file(folder, detector.frozen), config)
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} can't be used: {error}") from None
+
+
+def restore_mask(folder: Path, provenance: Mapping[str, Value]) -> Mask | None:
+    """The mask that the run was started with, if any. RunError where its file is missing or changed."""
+    if MASK_DIGEST not in provenance:
+        return None
+    path = folder / MASK_FILE
+    try:
+        unchanged = file_digest(path) == provenance[MASK_DIGEST]
+    except OSError:
+        unchanged = False
+    if not unchanged:
+        raise RunError(f"{path} is missing or was changed after the run was started. Copy the whole folder again.")
+    return read_mask(path)
 
 
 def _read_thresholds(folder: Path) -> Thresholds | None:

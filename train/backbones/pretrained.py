@@ -141,9 +141,9 @@ def restore_backbone(backbone: Backbone, path: Path, image_size: int) -> nnx.Mod
 
 
 def features(
-    module: nnx.Module, images: UInt8[Array, "n h w 3"], backbone: Backbone
+    module: nnx.Module, images: UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"], backbone: Backbone
 ) -> tuple[Float[Array, "n _h _w _c"], ...]:
-    """One feature map per tap. Pure and traceable, with any batch size."""
+    """One feature map per tap, of grey levels 0 to 255. Pure and traceable, with any batch size."""
     mean, std = (jnp.array(v, jnp.float32) for v in (backbone.normalisation.mean, backbone.normalisation.std))
     network = cast(Callable[[Array], tuple[Array, ...]], module)
     return network((images.astype(jnp.float32) / 255 - mean) / std)

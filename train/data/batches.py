@@ -52,11 +52,22 @@ def resident_batches(count: int, seed: int, *, start: int, stop: int, batch: int
 
 
 def streamed_batches(
-    paths: Sequence[Path], preprocessing: Preprocessing, seed: int, *, start: int, stop: int, batch: int
-) -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
-    """Images of the batches of steps start to stop - 1, read ahead by threads."""
-    order = sample_order(len(paths), seed)[start * batch : stop * batch]
-    images = order.map(lambda index: prepare(read_image(paths[index]), preprocessing))
+    paths: Sequence[Path],
+    preprocessing: Preprocessing,
+    seed: int,
+    *,
+    start: int,
+    stop: int,
+    batch: int,
+    parts: int = 1,
+    part: Callable[[np.ndarray, int], np.ndarray] = lambda image, number: image,
+) -> Iterator[UInt8[np.ndarray, "n h w c"]]:
+    """Images of the batches of steps start to stop - 1, read ahead by threads.
+
+    Where an image gives several inputs, `part(image, number)` makes each of the `parts`; they are shuffled as one set.
+    """
+    order = sample_order(len(paths) * parts, seed)[start * batch : stop * batch]
+    images = order.map(lambda index: part(prepare(read_image(paths[index // parts]), preprocessing), index % parts))
     options = grain.ReadOptions(num_threads=cpu_count() or 1, prefetch_buffer_size=4 * batch)
     yield from images.to_iter_dataset(options).batch(batch, drop_remainder=True)
 

@@ -12,7 +12,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from train.config import RunConfig
 from train.detectors.scores import RawScores
+from train.mask import Mask
 from train.optimizer import adam
+from train.tiling import Tiling
 
 Images = UInt8[Array, "n h w 3"]
 PerImage = Float[Array, " n"]
@@ -30,10 +32,23 @@ class FrozenPart:
 
 
 @dataclass(frozen=True)
+class Masking:
+    """How a detector judges only a part of what the camera sees.
+
+    With a mask, images for training and validation have a fourth channel: 255 where a pixel is judged, 0 where not.
+    """
+
+    file: Callable[[Any], Path | None]  # config -> the user's mask, if one is set
+    cell: Callable[[Any], int]  # config -> side in pixels of the coarsest area that is judged as one
+    score: Callable[[Any, Images, Any, Mask], RawScores]  # as Detector.score; pixels outside the mask score 0
+
+
+@dataclass(frozen=True)
 class Detector:
     """One published method. Images are uint8 RGB at model size; normalisation is the detector's own.
 
-    "inputs" are the images, or what the frozen part makes of them: any tree of arrays whose first axis is the image's.
+    "inputs" are the images (or their tiles), or what the frozen part makes of them: any tree of arrays whose first axis
+    is the image's (or tile's).
     """
 
     name: str
@@ -54,6 +69,9 @@ class Detector:
     scoring_settings: frozenset[str]  # settings that training does not read: a trained run may change them
     optimizer: Callable[[Any], optax.GradientTransformation] = adam
     frozen: FrozenPart | None = None
+    masking: Masking | None = None
+    # What is trained on as one image; `score` takes whole images all the same
+    tiling: Callable[[Any], Tiling] = lambda config: Tiling(config.image_size, config.image_size)
     # (model, () -> batches of training inputs): statistics that the model keeps, taken once before the first step
     measure: Callable[[Any, Callable[[], Iterable[Any]]], None] | None = None
     # Into how many parts a batch is cut for its gradient; more than 1 only where images do not meet in the network

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from train.detectors.fastflow.config import FastFlowConfig
 from train.detectors.fastflow.coupling import AlternateStep, DoubleStep, Form
@@ -18,6 +18,7 @@ from train.detectors.fastflow.normalisation import Normalise
 
 Maps = Float[Array, "n h w c"]
 Features = tuple[Float[Array, "n _h _w _c"], ...]
+Cells = tuple[Bool[Array, "n _h _w"], ...]  # of each scale: whether any of a cell's pixels is judged
 
 
 class Latent(NamedTuple):
@@ -62,11 +63,12 @@ class FastFlow(nnx.Module):
         self.normalise = nnx.List([Normalise(config.normalisation, shape) for shape in shapes])
         self.flows = nnx.List([Flow(shape[-1], config, form=form, rngs=rngs) for shape in shapes])
 
-    def __call__(self, features: Features) -> tuple[Latent, ...]:
-        return self.latents(self.normalised(features))
+    def __call__(self, features: Features, judged: Cells | None = None) -> tuple[Latent, ...]:
+        return self.latents(self.normalised(features, judged))
 
-    def normalised(self, features: Features) -> Features:
-        return tuple(normalise(x) for normalise, x in zip(self.normalise, features, strict=True))
+    def normalised(self, features: Features, judged: Cells | None = None) -> Features:
+        cells = judged or (None,) * len(features)
+        return tuple(normalise(x, only) for normalise, x, only in zip(self.normalise, features, cells, strict=True))
 
     def latents(self, normalised: Features) -> tuple[Latent, ...]:
         return tuple(flow(x) for flow, x in zip(self.flows, normalised, strict=True))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 Normalisation = Literal["none", "layer_norm", "layer_norm_affine", "standardise", "whiten"]
 
@@ -31,6 +31,8 @@ class Normalise(nnx.Module):
                        is not counted there, nor here, and it ties a checkpoint to one image size
     standardise        per channel, by mean and variance of the training features
     whiten             by their mean and full covariance: z = (x - mean) W with W W^T the inverse covariance (PCA)
+
+    Under a mask, statistics are those of judged cells, whether of one image or of all.
     """
 
     def __init__(self, kind: Normalisation, shape: tuple[int, int, int]):
@@ -47,15 +49,16 @@ class Normalise(nnx.Module):
     def is_measured(self) -> bool:
         return self.kind in ("standardise", "whiten")
 
-    def __call__(self, x: Maps) -> Maps:
+    def __call__(self, x: Maps, judged: Bool[Array, "n h w"] | None = None) -> Maps:
         if self.kind == "none":
             return x
         if self.kind in ("standardise", "whiten"):
             matrix = self.matrix[...]
             centred = x - self.mean[...]
             return centred * jnp.diagonal(matrix) if self.kind == "standardise" else centred @ matrix
-        mean = x.mean(axis=(1, 2, 3), keepdims=True)
-        variance = jnp.square(x - mean).mean(axis=(1, 2, 3), keepdims=True)
+        counted = None if judged is None else judged[..., None]
+        mean = x.mean(axis=(1, 2, 3), keepdims=True, where=counted)
+        variance = jnp.square(x - mean).mean(axis=(1, 2, 3), keepdims=True, where=counted)
         x = (x - mean) * (1 / jnp.sqrt(variance + LAYER_NORM_EPSILON))
         return x * self.weight[...] + self.bias[...] if self.kind == "layer_norm_affine" else x
 
@@ -72,7 +75,7 @@ class Normalise(nnx.Module):
 
 
 def moments(batches: Iterable[Any]) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, "c c"]]:
-    """Mean and covariance over all images and cells of feature maps [n, h, w, c], accumulated in float64."""
+    """Mean and covariance over all cells [..., c] of some feature maps at a time, accumulated in float64."""
     count, total, products = 0, np.zeros(1), np.zeros((1, 1))
     for batch in batches:
         cells = np.asarray(batch, np.float64).reshape(-1, batch.shape[-1])

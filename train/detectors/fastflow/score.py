@@ -11,6 +11,8 @@ from jaxtyping import Array, Float
 
 from train.detectors.fastflow.model import Latent
 from train.detectors.scores import RawScores
+from train.mask import Mask
+from train.tiling import Tiling
 
 
 def log_probability(latent: Latent, log_det_weight: float) -> Float[Array, "n h w"]:
@@ -35,15 +37,31 @@ def anomaly_map(latents: Sequence[Latent], size: int, log_det_weight: float) -> 
     return jnp.asarray(sum(maps)) / len(maps)
 
 
-def image_score(anomaly_map: Float[Array, "n h w"], top_share: float) -> Float[Array, " n"]:
-    """Largest pixel score, or with a share the mean of that share of the pixels that score highest."""
+def image_score(anomaly_map: Float[Array, "n h w"], top_share: float, judged: Mask | None = None) -> Float[Array, " n"]:
+    """Largest pixel score, or with a share the mean of that share of the (judged) pixels that score highest.
+
+    Pixels that are not judged must score 0, which is the least.
+    """
     pixels = anomaly_map.reshape(anomaly_map.shape[0], -1)
-    count = max(round(top_share * pixels.shape[1]), 1)
+    count = max(round(top_share * (pixels.shape[1] if judged is None else int(judged.sum()))), 1)
     if count == 1:
         return pixels.max(axis=1)
     return jax.lax.top_k(pixels, count)[0].mean(axis=1)
 
 
-def raw_scores(latents: Sequence[Latent], size: int, *, log_det_weight: float, top_share: float) -> RawScores:
+def raw_scores(
+    latents: Sequence[Latent],
+    size: int,
+    *,
+    log_det_weight: float,
+    top_share: float,
+    tiling: Tiling | None = None,
+    judged: Mask | None = None,
+) -> RawScores:
+    """Of images of side `size`, pixels; with a tiling, whose tiles have that side, of the images that they cover."""
     scores = anomaly_map(latents, size, log_det_weight)
-    return RawScores(image_score(scores, top_share), scores)
+    if tiling is not None:
+        scores = tiling.blend(scores)
+    if judged is not None:
+        scores = jnp.where(judged, scores, 0)
+    return RawScores(image_score(scores, top_share, judged), scores)
