@@ -5,8 +5,9 @@
 ResNet18 at 256 px, 8 steps of 3x3, LayerNorm with its affine, the highest pixel as score: what the public ports are.
 PyTorch trains as its users run it, backbone in every step; ours as `fit` runs it, on features computed once (what that
 costs is printed). Scoring: PyTorch eager, PyTorch's own export in ONNX Runtime, and our graph in ONNX Runtime as the
-agent runs it. Medians over interleaved rounds. Set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000
-MALLOC_TOP_PAD_=200000000 for all sides alike. Writes benchmarks/results/fastflow_speed.json.
+agent runs it. Medians over rounds in turn, a pause before each side: idle threads of the one before would still spin.
+Set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_TOP_PAD_=200000000 for all sides alike. Writes
+benchmarks/results/fastflow_speed.json.
 """
 
 import io
@@ -23,6 +24,7 @@ import typer
 
 RESULTS = Path(__file__).parent / "results" / "fastflow_speed.json"
 SIZE, BATCH = 256, 32
+PAUSE_S = 1.0
 
 
 def main(
@@ -45,7 +47,7 @@ def main(
     record = {"threads": threads, "torch": torch.__version__, "rows": {}}
     for name, sides in rows.items():
         if only in name:
-            times = _interleaved(sides(), rounds)
+            times = _in_turns(sides(), rounds, calls=10 if "scoring" in name else 1)
             ratios = {side: round(value / times["ours"], 3) for side, value in times.items() if side != "ours"}
             record["rows"][name] = {"seconds": {k: round(v, 5) for k, v in times.items()}, "times ours": ratios}
             print(f"{name:24}", "   ".join(f"{side} {1000 * value:.1f} ms" for side, value in times.items()), ratios)
@@ -54,15 +56,17 @@ def main(
         RESULTS.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _interleaved(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each; the first round warms up and is not counted."""
+def _in_turns(sides: dict[str, Callable[[], object]], rounds: int, calls: int) -> dict[str, float]:
+    """Median seconds of a call; the first round warms up, and so does the first call of every turn of several."""
     times: dict[str, list[float]] = {side: [] for side in sides}
     for turn in range(rounds + 1):
         for side, run in sides.items():
-            started = time.perf_counter()
-            run()
-            if turn:
-                times[side].append(time.perf_counter() - started)
+            time.sleep(PAUSE_S)
+            for call in range(calls):
+                started = time.perf_counter()
+                run()
+                if turn and (call or calls == 1):
+                    times[side].append(time.perf_counter() - started)
     return {side: statistics.median(values) for side, values in times.items()}
 
 
