@@ -19,7 +19,7 @@ from train.detectors.fastflow.loss import negative_log_likelihood
 from train.detectors.fastflow.model import FastFlow, Latent
 from train.detectors.fastflow.normalisation import Normalise
 from train.detectors.fastflow.score import raw_scores
-from train.fit import fit, training_steps
+from train.fit import fit, split_good, training_steps
 from train.inputs import training_inputs
 from train.mask import load_mask
 from train.run import RunError, initial_state, open_run, preprocessing_of, read_held_out
@@ -144,6 +144,15 @@ def test_statistics_are_of_judged_cells_alone():
     np.testing.assert_allclose(np.asarray(normalised)[judged].reshape(3, -1).std(axis=1), 1, atol=1e-4)
 
 
+def test_the_likelihood_is_per_judged_dimension():
+    model = FastFlow([(8, 8, 4)], tiny("flow_steps=1", "normalisation=none"), rngs=nnx.Rngs(0))
+    features = (jnp.asarray(RNG.normal(size=(2, 8, 8, 4)), jnp.float32),)
+    judged = (jnp.asarray(RNG.random((2, 8, 8)) < 0.4),)
+    found = FASTFLOW.validate(model, Inputs(features, judged), jax.random.key(0), tiny())["log_likelihood"]
+    nats = negative_log_likelihood(model(features)[0], judged[0])
+    np.testing.assert_allclose(found, -nats / (4 * judged[0].sum(axis=(1, 2))), rtol=1e-5)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.02])
 def test_scores_are_of_judged_pixels_alone(share):
     z = RNG.normal(size=(2, 8, 8, 6)).astype(np.float32)
@@ -157,6 +166,15 @@ def test_scores_are_of_judged_pixels_alone(share):
     np.testing.assert_allclose(scores.image_score, highest.mean(axis=1), rtol=1e-6)
     assert unmasked.max() == 1
     assert (np.asarray(scores.image_score) < 0.9).all()
+
+
+def judged_features(inputs):
+    """Of each scale the judged features of all training inputs."""
+    every = list(inputs.all())
+    return [
+        [x.features[s] if x.judged is None else x.features[s][x.judged[s]] for x in every]
+        for s in range(len(every[0].features))
+    ]
 
 
 # --- a run
@@ -183,6 +201,16 @@ def test_a_run_needs_the_users_mask_no_more(run):
     assert trained.thresholds.pixel == pytest.approx(judged[int(np.ceil(0.999 * judged.size)) - 1])
     assert "50.0% of the image is judged" in trained.score_definition
     assert "\nmask:" not in (run / "config.yaml").read_text()  # a path of this machine
+
+
+def test_its_training_saw_judged_cells_alone(line, run):
+    trained = open_run(run)
+    samples = split_good(open_dataset(line).train, trained.config.validation_fraction, trained.config.seed).train
+    inputs = training_inputs(
+        FASTFLOW, trained.config, trained.weights.backbone, samples, trained.preprocessing, trained.mask
+    )
+    for normalise, cells in zip(trained.weights.flow.normalise, judged_features(inputs), strict=True):
+        np.testing.assert_allclose(normalise.mean[...], np.concatenate(cells).mean(axis=0), rtol=1e-3, atol=1e-5)
 
 
 def test_resumed_with_another_mask_is_refused(line, run, left_half, tmp_path):
@@ -232,17 +260,8 @@ def step_of(line, mask, *settings):
     graph, state = initial_state(FASTFLOW, config)
     batch = np.stack(list(inputs.batches(0, 1)))
     state, metrics = training_steps(FASTFLOW, config, graph, inputs)(state, batch, inputs.resident)
-    moments = [sum(np.asarray(part[..., 0]).sum() for part in scale) for scale in _measured(inputs)]
+    moments = [sum(np.asarray(part[..., 0]).sum() for part in scale) for scale in judged_features(inputs)]
     return float(metrics["loss"][0]), batch, moments
-
-
-def _measured(inputs):
-    """Of each scale the judged features of all training inputs."""
-    every = list(inputs.all())
-    return [
-        [x.features[s] if x.judged is None else x.features[s][x.judged[s]] for x in every]
-        for s in range(len(every[0].features))
-    ]
 
 
 @pytest.mark.parametrize(

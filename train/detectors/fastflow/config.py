@@ -38,9 +38,12 @@ class FastFlowConfig(RunConfig, frozen=True):
     checkpoint: Literal["last", "best"] = "last"  # best: by the likelihood of held-out good images
     validation_samples: int = Field(64, ge=1)
 
-    mask: Path | None = Field(None, exclude=True)  # image as large as the camera's: white is judged, black is not
-    tile: int = Field(0, ge=0)  # side of the tiles that the network sees, in pixels of image_size; 0: the whole image
-    tile_overlap: int | None = Field(None, ge=0)  # pixels that neighbours share and are blended over; a quarter of tile
+    # An image as large as the camera's: white is judged, black counts neither in training nor in any score
+    mask: Path | None = Field(None, exclude=True)
+    # Side of the square tiles that the network sees instead of the whole image, in pixels of image_size; 0: none
+    tile: int = Field(0, ge=0)
+    # Pixels that neighbouring tiles share at least, across which their maps are blended; None: a quarter of tile
+    tile_overlap: int | None = Field(None, ge=0)
 
     log_det_weight: float = Field(0.0, ge=0, le=1)  # of the log-determinant in the anomaly map; the paper has none
     top_share: float = Field(0.0, ge=0, lt=1)  # image score: mean of this share of the highest pixels; 0: the highest
