@@ -105,8 +105,13 @@ class TestLayouts:
             "layer4.0.conv1.weight": np.zeros((8, 8, 3, 3), np.float32),
             "bn1.num_batches_tracked": np.array(7),
         }
-        path = write_safetensors(tmp_path / "w.safetensors", drawn_state(SMALL_RESNET) | more)
-        load_pretrained(SMALL_RESNET, path, 32)
+        state = drawn_state(SMALL_RESNET)
+        path = write_safetensors(tmp_path / "more.safetensors", state | more)
+        expected = arrays(load_pretrained(SMALL_RESNET, write_safetensors(tmp_path / "w.safetensors", state), 32))
+        loaded = arrays(load_pretrained(SMALL_RESNET, path, 32))
+        assert loaded.keys() == expected.keys()
+        for leaf, array in expected.items():
+            np.testing.assert_array_equal(loaded[leaf], array)
 
     def test_dinov2_takes_other_sizes_and_a_constant_position_stays_constant(self, tmp_path):
         state = drawn_state(SMALL_DINOV2)

@@ -75,8 +75,11 @@ def test_config_names_are_found_and_corrected(tmp_path):
     [(name, path) for name in DETECTORS for path in sorted((configs_folder() / name).glob("*.yaml"))],
     ids=str,
 )
-def test_every_shipped_config_is_valid(system, path):
-    load_config(path, DETECTORS[system].schema)
+def test_every_shipped_config_is_valid_and_keeps_what_it_says(system, path):
+    config = load_config(path, DETECTORS[system].schema).model_dump(mode="json")
+    written = yaml.safe_load(path.read_text())
+    assert written
+    assert {key: config[key] for key in written} == written
 
 
 def test_the_papers_recipe_is_the_sheets():
