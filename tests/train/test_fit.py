@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from checkpointed import last_state
 
 from train.checkpoint import Checkpoints
 from train.config import load_config
@@ -18,7 +19,7 @@ from train.data.draw import draw_product_line
 from train.data.folder import open_dataset
 from train.detectors import find_detector
 from train.fit import TrainingDiverged, fit, split_good
-from train.run import RunError, initial_state, open_run, read_held_out
+from train.run import RunError, open_run, read_held_out
 
 AESC = find_detector("aesc")
 
@@ -41,13 +42,6 @@ def run(line, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
     fit(AESC, tiny(), open_dataset(line), out, product="line")
     return out
-
-
-def last_state(out: Path, config):
-    _, like = initial_state(AESC, config)
-    with Checkpoints(out / "checkpoints", AESC.monitor) as checkpoints:
-        assert checkpoints.latest is not None
-        return checkpoints.restore(checkpoints.latest, like)[0]
 
 
 def losses(out: Path) -> list[float]:
@@ -124,7 +118,7 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_bits(line, run, tmp_
             break
     assert kills >= 1
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
-    assert_same_state(last_state(out, tiny()), last_state(run, tiny()))
+    assert_same_state(last_state(AESC, out, tiny()), last_state(AESC, run, tiny()))
     assert (out / "thresholds.json").read_bytes() == (run / "thresholds.json").read_bytes()
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from checkpointed import last_state
 from flax import nnx
 
 from train.backbones.pretrained import random_weights, save_backbone
@@ -44,13 +45,6 @@ def run(line, tmp_path_factory) -> Path:
     return out
 
 
-def last_state(out: Path, config):
-    _, like = initial_state(FASTFLOW, config)
-    with Checkpoints(out / "checkpoints", FASTFLOW.monitor) as checkpoints:
-        assert checkpoints.latest is not None
-        return checkpoints.restore(checkpoints.latest, like)[0]
-
-
 def leaves(state) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state._replace(key=jax.random.key_data(state.key)))]
 
@@ -68,7 +62,7 @@ def test_a_run_needs_the_users_weights_no_more(run):
 
 def test_what_the_flow_needs_is_in_its_checkpoint(run):
     """The permutations and the whitening are no parameters; without them a checkpoint would be another network."""
-    restored, (_, fresh) = last_state(run, tiny()), initial_state(FASTFLOW, tiny("seed=1"))
+    restored, (_, fresh) = last_state(FASTFLOW, run, tiny()), initial_state(FASTFLOW, tiny("seed=1"))
 
     def permutations(state):
         return list(jax.tree.leaves(nnx.filter_state(state.rest, Permutation)))
@@ -89,7 +83,9 @@ def test_resumed_from_a_checkpoint_the_run_is_the_same(line, run, tmp_path):
         checkpoints._manager.delete(8)
     (out / "thresholds.json").unlink()
     fit(FASTFLOW, tiny(), open_dataset(line), out, product="line", resume=True)
-    for ours, theirs in zip(leaves(last_state(out, tiny())), leaves(last_state(run, tiny())), strict=True):
+    for ours, theirs in zip(
+        leaves(last_state(FASTFLOW, out, tiny())), leaves(last_state(FASTFLOW, run, tiny())), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -127,7 +123,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(line):
 
 
 def test_the_moving_average_scores(run):
-    state = last_state(run, tiny())
+    state = last_state(FASTFLOW, run, tiny())
     assert state.scoring_params is state.average
     pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(state.average), strict=True)
     assert any(not np.array_equal(a, b) for a, b in pairs)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reading import listed, refusal
 
-from train.data.folder import DataError, Dataset, digest, open_dataset
+from train.data.folder import DataError, digest, open_dataset
 from train.data.samples import shown, split_by_content
 
 
@@ -27,21 +28,6 @@ def put(root: Path, *names: str) -> Path:
     return root
 
 
-def names(dataset: Dataset, split: str) -> list[tuple[str, str, str | None]]:
-    return [
-        (s.path.relative_to(dataset.root).as_posix(), s.label, s.mask and s.mask.relative_to(dataset.root).as_posix())
-        for s in getattr(dataset, split)
-    ]
-
-
-def refusal(folder: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        open_dataset(folder)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
 def test_mvtec_layout_with_both_ways_to_name_a_mask(tmp_path):
     put(tmp_path, "train/good/001.png", "train/good/000.png", "test/good/000.png", "test/scratch/000.png")
     put(tmp_path, "test/scratch/001.png", "test/dent/ä 1.JPG", "license.txt", "train/good/._000.png", ".DS_Store")
@@ -49,8 +35,8 @@ def test_mvtec_layout_with_both_ways_to_name_a_mask(tmp_path):
     (tmp_path / "Thumbs.db").touch()
     dataset = open_dataset(tmp_path)
     assert dataset.layout == "mvtec"
-    assert names(dataset, "train") == [("train/good/000.png", "good", None), ("train/good/001.png", "good", None)]
-    assert names(dataset, "test") == [
+    assert listed(dataset, "train") == [("train/good/000.png", "good", None), ("train/good/001.png", "good", None)]
+    assert listed(dataset, "test") == [
         ("test/dent/ä 1.JPG", "dent", None),
         ("test/good/000.png", "good", None),
         ("test/scratch/000.png", "scratch", "ground_truth/scratch/000_mask.png"),
@@ -65,7 +51,7 @@ def test_subfolders_of_a_label_belong_to_it_and_find_their_masks(tmp_path):
     put(tmp_path, "ground_truth/dent/cam1/0_mask.png", "ground_truth/dent/cam2/0_mask.png")
     dataset = open_dataset(tmp_path)
     assert len(dataset.train) == 2
-    assert names(dataset, "test") == [
+    assert listed(dataset, "test") == [
         ("test/dent/cam1/0.png", "dent", "ground_truth/dent/cam1/0_mask.png"),
         ("test/dent/cam2/0.png", "dent", "ground_truth/dent/cam2/0_mask.png"),
     ]
@@ -99,7 +85,7 @@ def test_good_and_bad_with_types_and_masks(tmp_path):
     put(tmp_path, "ground_truth/0_mask.png", "ground_truth/dent/0_mask.png")
     dataset = open_dataset(tmp_path)
     assert dataset.layout == "good_bad"
-    assert [n for n in names(dataset, "test") if n[1] != "good"] == [
+    assert [n for n in listed(dataset, "test") if n[1] != "good"] == [
         ("bad/0.png", "bad", "ground_truth/0_mask.png"),
         ("bad/dent/0.png", "dent", "ground_truth/dent/0_mask.png"),
         ("bad/dent/deep/1.png", "dent", None),
@@ -134,7 +120,7 @@ def test_good_images_only(tmp_path, prefix):
     put(tmp_path, f"{prefix}b.png", f"{prefix}a.jpg", "notes.txt", ".hidden/c.png")
     dataset = open_dataset(tmp_path)
     assert dataset.layout == "flat"
-    assert names(dataset, "train") == [(f"{prefix}a.jpg", "good", None), (f"{prefix}b.png", "good", None)]
+    assert listed(dataset, "train") == [(f"{prefix}a.jpg", "good", None), (f"{prefix}b.png", "good", None)]
     assert dataset.test == ()
 
 
