@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.config import ConfigError, find_config, load_config
-from train.detectors.fastflow import FASTFLOW, FastFlowConfig
+from train.detectors.fastflow import FASTFLOW, FastFlowConfig, build
 from train.detectors.fastflow.coupling import AlternateStep, DoubleStep, halves, permute
 from train.detectors.fastflow.loss import negative_log_likelihood
 from train.detectors.fastflow.model import FastFlow, Flow, Latent
@@ -122,6 +123,54 @@ def test_an_odd_number_of_channels_is_refused_with_a_sentence():
 def test_permuting_as_a_product_is_indexing():
     x, order = jax.random.normal(jax.random.key(0), (2, 3, 3, 16)), jax.random.permutation(jax.random.key(1), 16)
     np.testing.assert_array_equal(permute(x, order, "fast"), permute(x, order, "plain"))
+
+
+def test_bfloat16_is_in_the_convolutions_alone():
+    config = FastFlowConfig(backbone="mini", flow_steps=4, compute="bfloat16")
+    features = tuple(jax.random.normal(jax.random.key(1), (2, 8, 8, 4)) for _ in range(2))
+    graph, params, rest = nnx.split(shaken(FastFlow([(8, 8, 4)] * 2, config, rngs=nnx.Rngs(0)), 1), nnx.Param, ...)
+
+    def loss(params):
+        latents = nnx.merge(graph, params, rest)(features)
+        return sum(negative_log_likelihood(latent).sum() for latent in latents)
+
+    trace = jax.make_jaxpr(jax.value_and_grad(loss))(params)
+    dtypes = {}
+    for equation in equations(trace.jaxpr):
+        dtypes.setdefault(equation.primitive.name, set()).update(v.aval.dtype.name for v in equation.invars)
+    assert dtypes["conv_general_dilated"] == {"bfloat16"}
+    for name in ("exp", "tanh", "log", "log1p"):
+        assert dtypes[name] == {"float32"}, name
+    assert {leaf.dtype for leaf in jax.tree.leaves(jax.grad(loss)(params))} == {jnp.dtype("float32")}
+
+
+def test_a_flow_of_bfloat16_subnets_is_still_inverted_exactly_and_near_float32():
+    x = jax.random.normal(jax.random.key(3), (2, 8, 8, 4))
+    flows = {}
+    for compute in ("bfloat16", "float32"):
+        config = FastFlowConfig(backbone="mini", flow_steps=4, compute=compute)
+        flows[compute] = shaken(Flow(4, config, form="plain", rngs=nnx.Rngs(0)), 1)
+    half, full = flows["bfloat16"](x), flows["float32"](x)
+    np.testing.assert_allclose(flows["bfloat16"].inverse(half.z), x, atol=1e-4)
+    np.testing.assert_allclose(half.log_det, full.log_det, atol=0.05)
+    assert not np.array_equal(half.log_det, full.log_det)
+
+
+def test_scoring_is_float32_whatever_training_computed_in():
+    config = FastFlowConfig(backbone="mini", flow_steps=2, image_size=64, compute="bfloat16")
+    backbone = FASTFLOW.frozen.load(config)
+    scorer = FASTFLOW.fold(build(config, nnx.Rngs(0)), backbone, config)
+    images = jnp.zeros((1, 64, 64, 3), jnp.uint8)
+    trace = jax.make_jaxpr(lambda images: FASTFLOW.score(scorer, images, config))(images)
+    assert not [e for e in equations(trace.jaxpr) for v in e.outvars if v.aval.dtype == jnp.bfloat16]
+
+
+def equations(jaxpr):
+    """Of a program and all programs within it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
 
 
 def test_whitened_training_features_have_the_unit_matrix_as_covariance():

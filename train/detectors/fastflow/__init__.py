@@ -151,8 +151,9 @@ def micro_batches(config: FastFlowConfig) -> int:
 
 
 def fold(model: FastFlow, backbone: nnx.Module, config: FastFlowConfig) -> Scorer:
-    """The flow with its permutations as plain indexing: as products they only serve the gradient."""
-    graph, _ = nnx.split(nnx.eval_shape(lambda: build(config.model_copy(update={"form": "plain"}), nnx.Rngs(0))))
+    """The flow in float32 and with its permutations as plain indexing: as products they only serve the gradient."""
+    plain = config.model_copy(update={"form": "plain", "compute": "float32"})
+    graph, _ = nnx.split(nnx.eval_shape(lambda: build(plain, nnx.Rngs(0))))
     return Scorer(backbone, nnx.merge(graph, nnx.state(model)))
 
 

@@ -12,7 +12,7 @@ from train.tiling import Tiling
 
 
 class FastFlowConfig(RunConfig, frozen=True):
-    added_later: ClassVar[frozenset[str]] = frozenset({"tile", "tile_overlap"})
+    added_later: ClassVar[frozenset[str]] = frozenset({"tile", "tile_overlap", "compute"})
 
     backbone: str = "resnet18"
     backbone_weights: Path | None = Field(None, exclude=True)  # a file; without it the cache, then the hub
@@ -25,6 +25,8 @@ class FastFlowConfig(RunConfig, frozen=True):
     normalisation: Normalisation = "layer_norm"  # of the features, before the flow
     feature_noise: float = Field(0.0, ge=0)  # standard deviation of what training adds to normalised features
     form: Literal["auto", "plain", "fast"] = "auto"  # exact rewrites of the convolutions; auto: fast on a CPU
+    # Of the subnets' convolutions in training; log-determinants, exp, the loss and all of scoring stay float32
+    compute: Literal["float32", "bfloat16"] = "float32"
     micro_batch: int = Field(0, ge=0)  # images whose gradient is computed at once; 0: 8 on a CPU, all elsewhere
 
     batch_size: int = Field(32, ge=1)

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 Form = Literal["plain", "fast"]
+Compute = Literal["float32", "bfloat16"]
 
 SUBNET_SCALE = 0.1  # FrEIA multiplies the subnet's output by it before anything else
 AFFINE_INIT = 2 * np.log(np.expm1(5.0))  # of gamma, so that the gain is 1
@@ -33,17 +34,23 @@ def torch_uniform(fan_in: int) -> nnx.Initializer:
 
 
 class Subnet(nnx.Module):
-    """conv k x k -> ReLU -> conv k x k, zero padding that keeps the size; what the couplings learn."""
+    """conv k x k -> ReLU -> conv k x k, zero padding that keeps the size; what the couplings learn.
 
-    def __init__(self, c_in: int, c_out: int, hidden: int, kernel: int, *, rngs: nnx.Rngs):
+    With `compute` bfloat16 the convolutions run in it; parameters and what comes out keep the input's type.
+    """
+
+    def __init__(self, c_in: int, c_out: int, hidden: int, kernel: int, *, compute: Compute, rngs: nnx.Rngs):
         def conv(channels: int, features: int) -> nnx.Conv:
             start = torch_uniform(kernel * kernel * channels)
-            return nnx.Conv(channels, features, (kernel, kernel), kernel_init=start, bias_init=start, rngs=rngs)
+            dtype = jnp.bfloat16 if compute == "bfloat16" else None
+            return nnx.Conv(
+                channels, features, (kernel, kernel), kernel_init=start, bias_init=start, dtype=dtype, rngs=rngs
+            )
 
         self.conv_in, self.conv_out = conv(c_in, hidden), conv(hidden, c_out)
 
     def __call__(self, x: Maps) -> Float[Array, "n h w _o"]:
-        return self.conv_out(nnx.relu(self.conv_in(x)))
+        return self.conv_out(nnx.relu(self.conv_in(x))).astype(x.dtype)
 
 
 class ActNorm(nnx.Module):
@@ -78,9 +85,20 @@ class AlternateStep(nnx.Module):
     This one-sided step is what matches the published parameter counts.
     """
 
-    def __init__(self, channels: int, ratio: float, kernel: int, *, clamp: float, form: Form, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int,
+        ratio: float,
+        kernel: int,
+        *,
+        clamp: float,
+        form: Form,
+        compute: Compute = "float32",
+        rngs: nnx.Rngs,
+    ):
         self.kept, self.clamp = halves(channels)[0], clamp
-        self.subnet = Subnet(self.kept, 2 * (channels - self.kept), hidden_channels(channels, ratio), kernel, rngs=rngs)
+        rest, hidden = channels - self.kept, hidden_channels(channels, ratio)
+        self.subnet = Subnet(self.kept, 2 * rest, hidden, kernel, compute=compute, rngs=rngs)
         self.act_norm = ActNorm(channels)
         self.permutation = Permutation(jax.random.permutation(rngs.params(), channels))
         self.form = form
@@ -104,12 +122,22 @@ class AlternateStep(nnx.Module):
 class DoubleStep(nnx.Module):
     """ActNorm, then both halves in turn: a moves b, then b moves a. The step as the seed text describes it."""
 
-    def __init__(self, channels: int, ratio: float, kernel: int, *, clamp: float, form: Form, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int,
+        ratio: float,
+        kernel: int,
+        *,
+        clamp: float,
+        form: Form,
+        compute: Compute = "float32",
+        rngs: nnx.Rngs,
+    ):
         self.kept, self.clamp = halves(channels)[0], clamp
         rest, hidden = channels - self.kept, hidden_channels(channels, ratio)
         self.act_norm = ActNorm(channels)
-        self.a_to_b = Subnet(self.kept, 2 * rest, hidden, kernel, rngs=rngs)
-        self.b_to_a = Subnet(rest, 2 * self.kept, hidden, kernel, rngs=rngs)
+        self.a_to_b = Subnet(self.kept, 2 * rest, hidden, kernel, compute=compute, rngs=rngs)
+        self.b_to_a = Subnet(rest, 2 * self.kept, hidden, kernel, compute=compute, rngs=rngs)
 
     def __call__(self, x: Maps) -> tuple[Maps, LogDet]:
         """Features to latent, with log |det dz/dx| per cell."""

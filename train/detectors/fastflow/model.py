@@ -35,7 +35,15 @@ class Flow(nnx.Module):
         step = AlternateStep if config.coupling == "alternate" else DoubleStep
         self.steps = nnx.List(
             [
-                step(channels, config.hidden_ratio, kernel, clamp=config.clamp, form=form, rngs=rngs)
+                step(
+                    channels,
+                    config.hidden_ratio,
+                    kernel,
+                    clamp=config.clamp,
+                    form=form,
+                    compute=config.compute,
+                    rngs=rngs,
+                )
                 for kernel in config.kernel_sizes
             ]
         )
