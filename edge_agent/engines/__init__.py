@@ -6,11 +6,15 @@ import numpy as np
 
 from edge_agent.bundle import MODEL, Bundle, read_golden
 
-EngineKind = Literal["onnxruntime", "replay"]
+EngineKind = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "replay"]
 
 
 class EngineError(RuntimeError):
     """An engine that can't be built, trusted or run; the message says why and what to do. Its part is `unknown`."""
+
+
+class EngineNotBuilt(EngineError):
+    """The engine needs a compiled file and none in the cache fits this bundle and device; the message says why."""
 
 
 class Scores(NamedTuple):
@@ -32,6 +36,20 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds. Running it afterwards is an EngineError."""
+        ...
+
+
+class Slotted(Engine, Protocol):
+    """An engine that works on several batches at one time: the next is copied while the former executes."""
+
+    slots: int
+
+    def submit(self, images: np.ndarray) -> int:
+        """Begin with a batch; the ticket that `collect` takes. At most `slots` are out at one time."""
+        ...
+
+    def collect(self, ticket: int) -> Scores:
+        """Wait for the answer to a ticket and free its slot. EngineError where that batch failed."""
         ...
 
 
