@@ -104,13 +104,16 @@ def load_config(path: Path, schema: type[Config], overrides: Sequence[str] = ())
 
 def explain(path: Path, lines: dict[str, int | None], schema: type[BaseModel], error: ErrorDetails) -> str:
     """One validation error as a sentence: file and line (or the command line), what was found, what would be right."""
-    key = str(error["loc"][0]) if error["loc"] else ""
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:  # of several settings together, which the message names
+        return f"{path}: {message}."
+    key = str(error["loc"][0])
     line = lines.get(key)
     where = f"--set {key}" if key in lines and line is None else f"{path}:{line}: {key}" if line else f"{path}: {key}"
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, schema.model_fields, n=1)
         return f"{where} is not a setting." + (f" Did you mean {near[0]}?" if near else " See the files in configs/.")
-    return f"{where} is {error['input']!r}. {error['msg'].removeprefix('Value error, ')}."
+    return f"{where} is {error['input']!r}. {message}."
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int | None]]:

@@ -9,7 +9,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -39,7 +39,7 @@ class EvaluationError(RuntimeError):
 
 @dataclass(frozen=True)
 class About:
-    """What is evaluated; goes into metrics.json as it is."""
+    """What is evaluated; goes into metrics.json as it is, but for the mask."""
 
     product: str
     system: str
@@ -47,6 +47,7 @@ class About:
     seed: int
     config_digest: str
     versions: Mapping[str, str]
+    judged: Bool[np.ndarray, "h w"] | None = field(default=None, compare=False)  # the run's mask, for the report
 
 
 @dataclass(frozen=True, eq=False)

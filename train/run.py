@@ -277,4 +277,5 @@ def thresholds_of(run: TrainedRun) -> Thresholds:
 
 def about(run: TrainedRun) -> About:
     """What metrics.json says of the run."""
-    return About(run.product, run.system, run.scoring_mode, run.config.seed, config_digest(run.config), versions())
+    digest = config_digest(run.config)
+    return About(run.product, run.system, run.scoring_mode, run.config.seed, digest, versions(), run.mask)

@@ -263,3 +263,4 @@ def test_wrong_settings_are_answered(setting, text):
     with pytest.raises(ConfigError) as caught:
         load_config(find_config("fastflow", "tiny"), FASTFLOW.schema, [setting])
     assert text in str(caught.value)
+    assert "{" not in str(caught.value), "the whole settings do not help"

@@ -1,6 +1,7 @@
 """The report: its sentences, that it is one safe file, that mistakes come first, and that no set breaks it."""
 
 import base64
+import dataclasses
 import re
 from html.parser import HTMLParser
 
@@ -346,14 +347,30 @@ def test_large_images_become_thumbnails_with_an_outline_that_shows(tmp_path):
     dataset, preprocessing = open_dataset(tmp_path / "ring"), Preprocessing(width=size, height=size)
     about = About("ring", "aesc", "residual", 0, "c0ffee", {})
     tile = draw_gallery(evaluate(score, dataset, preprocessing, THRESHOLDS, about)).groups[0].tiles[0]
-    pictures = []
-    for address in (tile.part, tile.overlay, tile.truth):
-        data = np.frombuffer(base64.b64decode(address.split(",")[1]), np.uint8)
-        pictures.append(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(int))
+    pictures = [picture_of(address) for address in (tile.part, tile.overlay, tile.truth)]
     assert {picture.shape for picture in pictures} == {(288, 288, 3)}
     drawn = np.argwhere(np.abs(pictures[2] - pictures[0]).max(axis=-1) > 60)
     assert len(drawn) > 20
     np.testing.assert_allclose(drawn.mean(axis=0), np.array([302, 502]) * 288 / size, atol=1)
+
+
+def test_what_a_mask_excludes_is_hatched(tmp_path):
+    evaluation = evaluated(tmp_path / "ring", good=[10], bad={"dent": [90]})
+    judged = np.ones((SIZE, SIZE), bool)
+    judged[:, SIZE // 2 :] = False
+    masked = dataclasses.replace(evaluation, about=dataclasses.replace(evaluation.about, judged=judged))
+    before, after = (picture_of(draw_gallery(e).groups[0].tiles[0].overlay) for e in (evaluation, masked))
+    changed = np.abs(after - before).max(axis=-1) > 40  # WebP blurs
+    assert changed[:, : SIZE // 2 - 2].sum() == 0
+    assert 0.1 < changed[:, SIZE // 2 + 2 :].mean() < 0.6
+    assert "Hatched" in report(tmp_path, masked).text
+    assert "Hatched" not in report(tmp_path, evaluation).text
+
+
+def picture_of(address):
+    """A picture of the page, RGB."""
+    data = np.frombuffer(base64.b64decode(address.split(",")[1]), np.uint8)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(int)
 
 
 def test_map_colours_brighten_with_the_score_and_change_at_the_threshold(tmp_path):

@@ -14,6 +14,7 @@ MOST_MISTAKES = 12  # shown of each kind; the count of all is said
 LONGEST_SIDE = 288  # of a thumbnail, pixels
 QUALITY = 80  # WebP
 LIGHT, DARK = (86, 233, 233), (20, 20, 20)  # of outlines
+HATCH = 16  # pixels from one stripe to the next
 DARK_PART = 0.4  # of the colours, for pixel scores below the threshold
 
 
@@ -128,7 +129,11 @@ def _tile(picture: Picture, evaluation: Evaluation, top: float) -> Tile:
         record,
         record.score / evaluation.thresholds.image,
         _web(picture.image),
-        _web(_overlay(picture.image, picture.anomaly_map / evaluation.thresholds.pixel, top)),
+        _web(
+            _overlay(
+                picture.image, picture.anomaly_map / evaluation.thresholds.pixel, top, judged=evaluation.about.judged
+            )
+        ),
         truth,
     )
 
@@ -142,12 +147,19 @@ def _colours(normalised: Float[np.ndarray, "h w"], top: float) -> UInt8[np.ndarr
 
 
 def _overlay(
-    image: UInt8[np.ndarray, "h w 3"], normalised: Float[np.ndarray, "h w"], top: float
+    image: UInt8[np.ndarray, "h w 3"],
+    normalised: Float[np.ndarray, "h w"],
+    top: float,
+    *,
+    judged: Bool[np.ndarray, "h w"] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The part in grey; what is above the pixel threshold covers it, what is below tints it."""
+    """The part in grey; what is above the pixel threshold covers it, what is below tints it; hatched: not judged."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     opacity = np.where(normalised > 1, 0.9, 0.5 * np.clip(normalised, 0, 1))[..., None]
     mixed = (1 - opacity) * (0.8 * grey) + opacity * _colours(normalised, top)
+    if judged is not None:
+        stripe = np.add.outer(*(np.arange(side) for side in judged.shape)) % HATCH < HATCH // 4
+        mixed = np.where((~judged & stripe)[..., None], (mixed + LIGHT) / 2, mixed)
     overlay: np.ndarray = mixed.astype(np.uint8)
     return overlay
 

@@ -72,6 +72,7 @@ def write_report(
         threshold_position=axis.position(1.0),
         drawn=drawn,
         gallery=draw_gallery(evaluation),
+        masked=evaluation.about.judged is not None,
         score_definition=score_definition,
         thresholds=evaluation.thresholds,
         settings=list(_flat(config)),
