@@ -158,7 +158,7 @@ def _open_folder(
     """Starts a run folder, or checks that the one to resume is of the same settings and data."""
     data_digest = digest(dataset)
     if not (out / "config.yaml").exists():
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and any(not _is_of_a_start(path, detector) for path in out.iterdir()):
             raise RunError(f"{out} is not empty and is no run folder. Give --out a new folder.")
         out.mkdir(parents=True, exist_ok=True)
         device = jax.devices()[0]
@@ -198,6 +198,14 @@ def _open_folder(
         raise RunError(f"{out} was started with {what}. Resume without --set mask=..., or give --out a new folder.")
     if provenance.get("data_digest") != data_digest:
         raise RunError(f"{out} was started on other images than {dataset.root} holds now. Give --out a new folder.")
+
+
+def _is_of_a_start(path: Path, detector: Detector) -> bool:
+    """Whether `fit` writes this file, or a part of it, before config.yaml: what a run killed at once may leave."""
+    names = {"config.yaml", "provenance.json", MASK_FILE}
+    if detector.frozen is not None:
+        names.add(frozen_file(path.parent, detector.frozen).name)
+    return path.name in names or any(path.name.startswith(f".{name}.") for name in names)
 
 
 def _train(

@@ -57,6 +57,15 @@ def assert_same_state(ours, theirs):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_run_killed_before_its_config_was_written_starts_anew(line, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "provenance.json").write_text('{"system": "aesc"}')
+    (out / ".config.yaml.k3x").write_text("epochs: ")
+    fit(AESC, tiny("epochs=1"), open_dataset(line), out, product="line")
+    assert open_run(out).thresholds is not None
+
+
 def test_run_folder_holds_what_the_next_step_needs(run, line):
     trained = open_run(run)
     images, names = read_held_out(trained)
