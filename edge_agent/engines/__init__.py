@@ -1,6 +1,7 @@
 """Engines: what runs a bundle's model. One interface, chosen by name."""
 
-from typing import Literal, NamedTuple, Protocol
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, cast, get_args
 
 import numpy as np
 
@@ -15,6 +16,14 @@ class EngineError(RuntimeError):
 
 class EngineNotBuilt(EngineError):
     """The engine needs a compiled file and none in the cache fits this bundle and device; the message says why."""
+
+
+class EngineLost(EngineError):
+    """The engine can't go on in this process (a sticky CUDA error): only a new process helps."""
+
+
+class EngineDied(EngineError):
+    """The engine's own process is gone; `alive` of a ChildEngine is False from now on."""
 
 
 class Scores(NamedTuple):
@@ -53,21 +62,41 @@ class Slotted(Engine, Protocol):
         ...
 
 
-def open_engine(bundle: Bundle, kind: EngineKind = "onnxruntime", *, threads: int | None = None) -> Engine:
+def open_engine(
+    bundle: Bundle,
+    kind: EngineKind = "onnxruntime",
+    *,
+    threads: int | None = None,
+    cache: Path | None = None,
+    device: int = 0,
+    precision: str | None = None,
+) -> Engine:
     """The engine `kind` for a bundle; `golden.check_golden` then says whether it may be trusted on this device.
 
     threads: of the engine itself; None leaves the choice to it (all cores). "replay" gives the golden scores in turn.
+    cache, device: the folder of compiled engine files and the GPU, for tensorrt and tensorrt_rtx; EngineNotBuilt where
+    the folder has no file that fits. precision: openvino's: float32, bfloat16, or auto (None): the fastest of the CPU.
     """
     if kind == "replay":
         from edge_agent.engines.replay import ReplayEngine
 
         golden = read_golden(bundle)
         return ReplayEngine(Scores(golden.image_score, golden.anomaly_map, golden.raw_score))
-    if kind != "onnxruntime":
-        raise EngineError(f"{kind!r} is no engine of this release. Choose onnxruntime or replay.")
-    from edge_agent.engines.onnxruntime import OnnxRuntimeEngine
+    if kind in ("tensorrt", "tensorrt_rtx"):
+        from edge_agent.engines.tensorrt import DEFAULT_CACHE, open_tensorrt
 
-    engine = OnnxRuntimeEngine(bundle.read(MODEL), threads=threads)
+        return open_tensorrt(bundle, flavour=kind, cache=cache or DEFAULT_CACHE, device=device)
+    engine: _Sized
+    if kind == "onnxruntime":
+        from edge_agent.engines.onnxruntime import OnnxRuntimeEngine
+
+        engine = OnnxRuntimeEngine(bundle.read(MODEL), threads=threads)
+    elif kind == "openvino":
+        from edge_agent.engines.openvino import OpenVinoEngine
+
+        engine = OpenVinoEngine(bundle.read(MODEL), threads=threads, precision=precision or "auto")
+    else:
+        raise EngineError(f"{kind!r} is no engine of this release. Choose one of {', '.join(get_args(EngineKind))}.")
     size = (bundle.manifest.preprocessing.height, bundle.manifest.preprocessing.width)
     if engine.size != size:
         engine.close()
@@ -76,6 +105,44 @@ def open_engine(bundle: Bundle, kind: EngineKind = "onnxruntime", *, threads: in
             f"promises {size[1]} x {size[0]}. Export the bundle again."
         )
     return engine
+
+
+class _Sized(Engine, Protocol):
+    size: tuple[int, int]  # height, width
+
+
+class _OneSlot:
+    """A plain engine as one with a single slot: `collect` does the work."""
+
+    slots = 1
+
+    def __init__(self, engine: Engine):
+        self._engine, self.name, self._images = engine, engine.name, None
+
+    _images: np.ndarray | None
+
+    def submit(self, images: np.ndarray) -> int:
+        if self._images is not None:
+            raise EngineError("A plain engine has one slot. Collect the answer before the next submit.")
+        self._images = images
+        return 0
+
+    def collect(self, ticket: int) -> Scores:
+        images, self._images = self._images, None
+        if images is None:
+            raise EngineError("Nothing was submitted. Submit a batch, then collect its answer once.")
+        return self._engine.run(images)
+
+    def run(self, images: np.ndarray) -> Scores:
+        return self._engine.run(images)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def as_slotted(engine: Engine) -> Slotted:
+    """The engine itself where it has slots; a plain one behind a single slot."""
+    return cast(Slotted, engine) if hasattr(engine, "slots") else _OneSlot(engine)
 
 
 def check_images(images: np.ndarray, size: tuple[int, int] | None = None) -> None:
