@@ -6,6 +6,8 @@ ResNet18 at 256 px, 8 steps of 3x3, LayerNorm with its affine, the highest pixel
 PyTorch trains as its users run it, backbone in every step; ours as `fit` runs it, on features computed once (what that
 costs is printed). Scoring: PyTorch eager, PyTorch's own export in ONNX Runtime, and our graph in ONNX Runtime as the
 agent runs it. Medians over rounds in turn, a pause before each side: idle threads of the one before would still spin.
+Last, our step beside what the machine gives at most: floating-point operations and bytes as XLA counts them, over the
+rates that a large product of matrices and a large copy reach here. "bfloat16" is our step with `compute: bfloat16`.
 Set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_TOP_PAD_=200000000 for all sides alike. Writes
 benchmarks/results/fastflow_speed.json.
 """
@@ -40,7 +42,11 @@ def main(
     torch.set_num_threads(threads)
     images = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
     rows: dict[str, Callable[[], dict[str, Callable[[], object]]]] = {
-        f"training step, batch {BATCH}": lambda: {"torch": _torch_step(images), "ours": _our_step(images)},
+        f"training step, batch {BATCH}": lambda: {
+            "torch": _torch_step(images),
+            "ours": _our_step(images),
+            "ours in bfloat16": _our_step(images, compute="bfloat16"),
+        },
     }
     for batch in (1, 8):
         rows[f"scoring, batch {batch}"] = lambda some=images[:batch]: _scoring(some, threads)
@@ -51,6 +57,9 @@ def main(
             ratios = {side: round(value / times["ours"], 3) for side, value in times.items() if side != "ours"}
             record["rows"][name] = {"seconds": {k: round(v, 5) for k, v in times.items()}, "times ours": ratios}
             print(f"{name:24}", "   ".join(f"{side} {1000 * value:.1f} ms" for side, value in times.items()), ratios)
+    if "training" in only or not only:
+        record["ceiling"] = _ceiling(images, record["rows"][f"training step, batch {BATCH}"]["seconds"]["ours"])
+        print("ceiling                 ", record["ceiling"])
     if not only:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(record, indent=1) + "\n")
@@ -95,14 +104,29 @@ def _torch_step(images) -> Callable[[], object]:
     return step
 
 
-def _our_config():
+def _our_config(**settings):
     from train.detectors.fastflow.config import FastFlowConfig
 
-    return FastFlowConfig(normalisation="layer_norm_affine", image_size=SIZE, batch_size=BATCH, steps_per_epoch=1)
+    common = {"normalisation": "layer_norm_affine", "image_size": SIZE, "batch_size": BATCH, "steps_per_epoch": 1}
+    return FastFlowConfig(**common, **settings)
 
 
-def _our_step(images) -> Callable[[], object]:
+def _our_step(images, **settings) -> Callable[[], object]:
     """One update as `fit` makes it."""
+    import jax
+
+    train_steps, state, batches, resident = _our_program(images, **settings)
+    holder = [state]
+
+    def step() -> None:
+        holder[0], metrics = train_steps(holder[0], batches, resident)
+        jax.block_until_ready(metrics)
+
+    return step
+
+
+def _our_program(images, **settings):
+    """The compiled update, and its arguments."""
     import jax
     import jax.numpy as jnp
 
@@ -113,20 +137,45 @@ def _our_step(images) -> Callable[[], object]:
     from train.inputs import encode_all
     from train.run import initial_state
 
-    config, detector = _our_config(), find_detector("fastflow")
+    config, detector = _our_config(**settings), find_detector("fastflow")
     started = time.perf_counter()
     features = encode_all(detector, config, random_weights(find_backbone("resnet18"), SIZE, 0), images)
     print(f"features, once: {1000 * (time.perf_counter() - started) / len(images):.0f} ms per image with compilation")
     graph, state = initial_state(detector, config)
-    train_steps = training_steps(detector, config, graph)
-    holder, resident = [state], jax.tree.map(jnp.asarray, features)
-    batches = jnp.arange(len(images))[None]
+    resident = jax.tree.map(jnp.asarray, features)
+    return training_steps(detector, config, graph), state, jnp.arange(len(images))[None], resident
 
-    def step() -> None:
-        holder[0], metrics = train_steps(holder[0], batches, resident)
-        jax.block_until_ready(metrics)
 
-    return step
+def _ceiling(images, seconds: float) -> dict[str, float]:
+    """How near our training step is to the machine's own limits."""
+    import jax
+    import jax.numpy as jnp
+
+    train_steps, *arguments = _our_program(images)
+    cost = train_steps.lower(*arguments).compile().cost_analysis()
+    a = jax.random.normal(jax.random.key(0), (2048, 2048))
+    product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda x: x + 1)
+    flops_per_s = 2 * 2048**3 / _shortest(lambda: product(a).block_until_ready())
+    x = jnp.zeros(64 * 2**20, jnp.float32)
+    bytes_per_s = 2 * x.nbytes / _shortest(lambda: copy(x).block_until_ready())
+    return {
+        "machine GFLOP/s": round(flops_per_s / 1e9, 1),
+        "machine GB/s": round(bytes_per_s / 1e9, 1),
+        "step GFLOP": round(cost["flops"] / 1e9, 1),
+        "step GB": round(cost["bytes accessed"] / 1e9, 1),
+        "step GFLOP/s": round(cost["flops"] / seconds / 1e9, 1),
+        "share of the machine's arithmetic": round(cost["flops"] / flops_per_s / seconds, 3),
+        "share of the machine's memory bandwidth": round(cost["bytes accessed"] / bytes_per_s / seconds, 3),
+    }
+
+
+def _shortest(run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return min(times)
 
 
 def _scoring(images, threads: int) -> dict[str, Callable[[], object]]:

@@ -69,6 +69,33 @@ class Limits(_Part):
     verdict_flips: int = Field(ge=0)  # images on the other side of 1.0 than golden/ has them, ties apart
 
 
+class GivenBack(_Part):
+    """A node of the graph that stayed in, or returned to, float32 although the precision is lower."""
+
+    node: str
+    reason: Literal["overflow", "accuracy"]  # a value too large for float16; or what it alone costs, below
+    peak: float | None = None  # the largest value seen
+    map_error: float | None = None  # as in Limits, with this layer alone in the precision, on some of the images
+    score_error: float | None = None
+
+
+class PrecisionLoss(_Part):
+    """What fp16 or int8 costs against float32, on held-out good images and their copies with a drawn stain.
+
+    Measured at export with ONNX Runtime; for errors and flips see Limits.
+    """
+
+    n_good: int = Field(ge=0)
+    n_stained: int = Field(ge=0)
+    image_auroc_float32: float = Field(ge=0, le=1)  # of good images against stained ones
+    image_auroc: float = Field(ge=0, le=1)  # the same in this precision
+    verdict_flips: int = Field(ge=0)
+    map_error: float = Field(ge=0)
+    score_error: float = Field(ge=0)
+    layers: int = Field(ge=0)  # that carry weights
+    given_back: tuple[GivenBack, ...]  # dearest first
+
+
 class Manifest(_Part):
     """manifest.json: all that export promises and the agent relies on; nothing by word of mouth."""
 
@@ -86,6 +113,7 @@ class Manifest(_Part):
     precision: Literal["fp32", "fp16", "int8"]
     limits: Limits
     measured: dict[str, float]  # largest differences between ONNX Runtime and JAX, found at export
+    precision_loss: PrecisionLoss | None = None  # of fp16 and int8
     opset: int
     provenance: dict[str, str | int | float | None]
     sha256: dict[str, str]  # relative POSIX path -> hex digest of every file but manifest.json and signature

@@ -92,8 +92,15 @@ CameraConfig = Annotated[FolderCameraConfig | VideoCameraConfig, Field(discrimin
 class EngineConfig(Settings):
     """What runs the bundle's graph."""
 
-    kind: Literal["onnxruntime", "replay"] = "onnxruntime"  # replay: the golden set's recorded scores in turn
+    # auto: the fastest installed here that passes the golden set; replay: the golden set's recorded scores in turn
+    kind: Literal["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "replay"] = "auto"
+    fallback: bool = True  # where `kind` can't serve, or isn't built yet, ONNX Runtime does; the state says so
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # what openvino computes in; auto: both are tried
     threads: int | None = Field(default=None, ge=1)  # None: as many as the machine has cores
+    device: int = Field(default=0, ge=0)  # which GPU
+    cache: ConfigPath | None = None  # folder of the engine files that were built on this device
+    timeout_s: float = Field(default=10.0, gt=0.0)  # an answer that takes longer is none: the engine is started anew
+    wait_s: float = Field(default=5.0, ge=0.0)  # parts wait so long for a new engine, and are unknown after that
 
 
 class TlsConfig(Settings):

@@ -14,7 +14,7 @@ from edge_agent.decision import UnknownReason, Verdict
 
 Leaf = Literal["result", "state", "health", "event", "anomaly_map"]
 
-EventName = Literal["outbox_evicted", "outbox_replaced"]
+EventName = Literal["outbox_evicted", "outbox_replaced", "engine_failed", "engine_refused"]
 Severity = Literal["warning", "alarm"]
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
@@ -109,12 +109,46 @@ class Result(Payload):
     )
 
 
+class RefusedEngine(Part):
+    """An engine that was tried and does not serve."""
+
+    name: str = Field(description="Engine, and precision where it has a choice: `openvino (bfloat16)`.")
+    reason: str = Field(description="A sentence: what failed, or how much slower it is.")
+    latency_ms: float | None = Field(default=None, description="Where it agrees with the golden set and is slower.")
+
+
+class EngineBuild(Part):
+    """An engine file that is being built beside the line."""
+
+    name: str
+    stage: str
+    percent: int = Field(ge=0, le=100, description="In steps of 10.")
+
+
+class EngineInService(Part):
+    """What runs the bundle's graph now."""
+
+    name: str = Field(description="onnxruntime, openvino, tensorrt, tensorrt_rtx or replay.")
+    precision: str = Field(description="What it computes in: float32, bfloat16, or what the bundle's graph says.")
+    latency_ms: float = Field(description="Median of one image on this machine, measured when the engine was proved.")
+    condition: Literal["serving", "restarting"] = Field(
+        description="restarting: its process died; parts wait a little for the new one and are unknown after that."
+    )
+    asked: str = Field(description="engine.kind of the configuration.")
+    chosen: str = Field(description="Why this engine serves, a sentence.")
+    fallback: bool = Field(description="It is not the one that was asked for.")
+    restarts: int = Field(ge=0, description="New processes since the agent's start: after a death, or after nonsense.")
+    refused: tuple[RefusedEngine, ...] = ()
+    building: EngineBuild | None = None
+
+
 class State(Payload):
     """Who is alive. Retained; `offline` is the agent's will, so its ts is that of the connection it was left with."""
 
     state: Literal["online", "stopped", "offline"]
     agent_version: str
     model: Model | None = None
+    engine: EngineInService | None = Field(default=None, description="null in `offline` and `stopped`.")
 
 
 class Health(Payload):
@@ -126,6 +160,7 @@ class Health(Payload):
     unknown: int
     latency_mean_ms: float | None = Field(description="Of the parts decided since the last health message.")
     latency_max_ms: float | None
+    engine_restarts: int = Field(default=0, description="As `engine.restarts` of the state.")
     outbox_rows: int
     outbox_size_bytes: int
     evicted_results: int = Field(description="Verdicts that a full outbox had to drop, ever. Not 0: verdicts are lost.")
@@ -159,8 +194,13 @@ class Origin:
     def result_id(self, sequence: int) -> str:
         return f"{self.device}.{self.camera}.{self.boot}.{sequence}"
 
-    def state(self, state: Literal["online", "stopped", "offline"]) -> State:
-        return State(**self.ids(), ts=clock.now(), state=state, agent_version=self.agent_version, model=self.model)
+    def state(
+        self, state: Literal["online", "stopped", "offline"], engine: EngineInService | None = None
+    ) -> State:
+        ids = self.ids()
+        return State(
+            **ids, ts=clock.now(), state=state, agent_version=self.agent_version, model=self.model, engine=engine
+        )
 
 
 def encode(payload: BaseModel) -> bytes:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from edge_agent import clock
 from edge_agent.connection import Outcome, Session
-from edge_agent.messages import Event, EventName, Origin, Severity, State, encode
+from edge_agent.messages import EngineInService, Event, EventName, Origin, Severity, State, encode
 from edge_agent.outbox import Evicted, Message, Outbox, Row
 
 log = logging.getLogger(__name__)
@@ -51,10 +51,12 @@ class Publisher:
         *,
         window: int = 64,
         replay_per_s: float = 200.0,
+        engine: Callable[[], EngineInService | None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._outbox, self._broker, self._origin, self._window = outbox, broker, origin, window
         self._replay_per_s, self._monotonic = replay_per_s, monotonic
+        self._engine = engine  # what serves now: part of the state
         self.delivered = 0  # results the broker has taken since the start
         self._session: Session | None = None
         self._sent: dict[int, _Sent] = {}  # message id -> what the broker hasn't answered yet, in the order of sending
@@ -104,6 +106,16 @@ class Publisher:
         if self._session is not None:
             topic = self._origin.topics.of("state")
             self._asides.add(self._session.publish(topic, encode(state), retain=True))
+
+    def announce_online(self) -> None:
+        """Publish the present state again: the engine has changed."""
+        self._notice_session()
+        self.announce(self._origin.state("online", self._engine()))
+
+    def raise_events(self, events: Sequence[tuple[EventName, Severity, str]]) -> None:
+        """Store events; they are delivered like results."""
+        if events:
+            self._commit([self._event(name, severity, message, {}) for name, severity, message in events])
 
     def tell(self, topic: str, payload: bytes) -> None:
         """Publish what is only worth something now (health), where there is a session."""
@@ -196,7 +208,7 @@ class Publisher:
         self._live = self._backlog_end = self._outbox.last
         self._replayed = 0
         self._allowance, self._refilled = 0.0, self._monotonic()
-        self.announce(self._origin.state("online"))
+        self.announce(self._origin.state("online", self._engine()))
 
     def _suspect_poison(self) -> None:
         """A broker with a size limit hangs up on a large image, every time: give up that image, not the connection."""

@@ -43,7 +43,10 @@ def keygen(
 def bundle(
     run: Annotated[Path, typer.Argument(help="The run folder of `train fit`.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="The bundle folder to write; must not exist.")],
-    precision: Annotated[str, typer.Option("--precision", help="Of the graph; this version writes fp32.")] = "fp32",
+    precision: Annotated[str, typer.Option("--precision", help="Of the graph: fp32, fp16 or int8.")] = "fp32",
+    data: Annotated[
+        Path | None, typer.Option("--data", help="What the run was trained on; int8 finds its ranges there.")
+    ] = None,
     sign: Annotated[Path | None, typer.Option("--sign", metavar="KEY", help="Private key of `export keygen`.")] = None,
     version: Annotated[int, typer.Option("--version", help="Rises per product; devices refuse older ones.")] = 1,
     name: Annotated[str | None, typer.Option("--name", metavar="PRODUCT", help="By default the run's product.")] = None,
@@ -59,20 +62,28 @@ def bundle(
         from train.progress import Work
         from train.run import open_run
 
-        check_request(out, precision, version)
+        check_request(out, precision, version, calibrated=data is not None)
         key = read_private_key(sign) if sign is not None else None
         trained = open_run(run, settings)
+        calibration = None
+        if data is not None:
+            from export.precision.calibration import calibration_images
+            from train.data.folder import open_dataset
+
+            calibration = calibration_images(trained, open_dataset(data))
         with Work("scoring the golden set", 1) as work:
             packed = pack(
                 trained,
                 out,
                 precision=precision,
+                calibration=calibration,
                 key=key,
                 version=version,
                 name=name,
                 on_progress=work.reached,
             )
         manifest, parity = packed.bundle.manifest, packed.parity
+        loss = manifest.precision_loss
         if as_json:
             _print_json(
                 {
@@ -84,6 +95,7 @@ def bundle(
                     "signed": packed.is_signed,
                     "nodes": packed.nodes,
                     "measured": manifest.measured,
+                    "precision_loss": loss.model_dump() if loss is not None else None,
                 }
             )
             return
@@ -92,6 +104,13 @@ def bundle(
             f"against JAX: map error {parity.map_error:.1e} of the range, score error {parity.score_error:.1e}, "
             f"{parity.verdict_flips} verdicts flipped."
         )
+        if loss is not None:
+            _say(
+                f"Against float32, on {loss.n_good} held-out good images and {loss.n_stained} stained ones: image AUROC "
+                f"{loss.image_auroc:.4f} instead of {loss.image_auroc_float32:.4f}, {loss.verdict_flips} verdicts "
+                f"flipped, map error {loss.map_error:.1e}; {len(loss.given_back)} nodes given back to float32, of "
+                f"{loss.layers} layers."
+            )
         _say(f"Bundle: {out}   digest {packed.bundle.digest}   {'signed' if packed.is_signed else 'unsigned'}")
         _say(f"Next: python -m edge_agent score {out} IMAGE")
 

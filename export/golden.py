@@ -2,6 +2,7 @@
 
 Held-out good images and copies of them with a stain drawn on, never test images. Half of the set are the candidates
 nearest the image threshold, where a verdict is most easily lost; the others are spread over the whole range of scores.
+Where the precision can't tell a verdict from rounding, nearer than `undecided`, there is no golden image.
 """
 
 from collections.abc import Callable
@@ -15,19 +16,21 @@ from jaxtyping import UInt8
 from edge_agent.bundle import Golden
 from export.detector import LineScorer
 from export.errors import InputError
+from export.precision.loss import Candidates
 from train.data.noise import corrupt
 from train.run import TrainedRun, read_held_out
 
 GOLDEN_IMAGES = 16
 MOST_GOOD = 32  # held-out images considered
 LEAST_CANDIDATES = 32  # good and stained together
+LEAST_DECIDED = 4  # golden images
 STAIN_STREAM = 0x901D  # folded into the run's seed, apart from what training and evaluation draw
 
 
-def golden_set(
+def score_candidates(
     run: TrainedRun, scorer: LineScorer, on_progress: Callable[[int, int], None] = lambda done, total: None
-) -> Golden:
-    """The 16 images, scored one by one as on the line; `on_progress(done, total)` counts candidates.
+) -> Candidates:
+    """Held-out images and stained copies, scored one by one as on the line; `on_progress(done, total)` counts them.
 
     Raises:
         InputError: the run has no held-out images.
@@ -43,8 +46,24 @@ def golden_set(
         answers.append(scorer(images[index : index + 1]))
         on_progress(index + 1, len(images))
     image_score, anomaly_map, raw_score = (np.concatenate(values) for values in zip(*answers, strict=True))
-    chosen = choose(image_score, np.arange(len(images)) < len(good))
-    return Golden(images[chosen], image_score[chosen], raw_score[chosen], anomaly_map[chosen])
+    return Candidates(Golden(images, image_score, raw_score, anomaly_map), np.arange(len(images)) < len(good))
+
+
+def golden_set(candidates: Candidates, undecided: float = 0.0) -> Golden:
+    """16 of the candidates, none with a score nearer than `undecided` to the threshold.
+
+    Raises:
+        InputError: hardly any lies further away.
+    """
+    scores = candidates.answers.image_score
+    decided = np.flatnonzero(np.abs(scores - 1.0) >= undecided)
+    if len(decided) < min(LEAST_DECIDED, len(scores)):
+        raise InputError(
+            f"Of {len(scores)} held-out and stained images {len(scores) - len(decided)} score within {undecided:.1%} of "
+            "the threshold, where verdicts in this precision are rounding, and too few are left to check engines with. "
+            "Take --precision fp32, or train a run that tells stains apart."
+        )
+    return candidates.at(decided[choose(scores[decided], candidates.is_good[decided])]).answers
 
 
 def choose(scores: np.ndarray, is_good: np.ndarray, count: int = GOLDEN_IMAGES) -> np.ndarray:

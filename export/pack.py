@@ -13,6 +13,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import numpy as np
+import onnx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_agent.bundle import (
@@ -29,13 +30,15 @@ from edge_agent.bundle import (
 )
 from export.detector import LineScorer, lower_detector, tensor_specs
 from export.errors import InputError
-from export.golden import golden_set
+from export.golden import golden_set, score_candidates
 from export.lower import OPSET
-from export.parity import LIMITS, Parity, hold, measure
+from export.parity import LIMITS, Parity, at_export, hold, measure, undecided
+from export.precision.convert import Converted, to_fp16, to_int8
+from export.precision.loss import Candidates
 from train.config import config_digest
 from train.run import TrainedRun, thresholds_of
 
-PRECISIONS = tuple(LIMITS)  # that this version writes
+PRECISIONS = tuple(LIMITS)
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,21 @@ class Packed:
     is_signed: bool
 
 
-def check_request(out: Path, precision: str, version: int) -> None:
-    """Refuses what can be refused before any work is done; raises InputError."""
+def check_request(out: Path, precision: str, version: int, *, calibrated: bool) -> None:
+    """Refuses what can be refused before any work is done; raises InputError.
+
+    Args:
+        calibrated: images are given to calibrate on.
+    """
     if precision not in PRECISIONS:
+        raise InputError(f"--precision {precision} is not known; it is one of {', '.join(PRECISIONS)}.")
+    if precision == "int8" and not calibrated:
         raise InputError(
-            f"--precision {precision} is not written by this version; it writes {', '.join(PRECISIONS)}. "
-            "fp16 and int8 come with a later one."
+            "--precision int8 finds its ranges on good training images, which a run folder does not hold: add --data "
+            "FOLDER, the one that the run was trained on."
         )
+    if precision != "int8" and calibrated:
+        raise InputError(f"--data is read for --precision int8 alone, and this is {precision}. Leave it out.")
     if version < 1:
         raise InputError(f"--version is {version}; versions of a product count from 1 upwards.")
     if out.exists() or out.is_symlink():
@@ -66,6 +77,7 @@ def pack(
     out: Path,
     *,
     precision: str = "fp32",
+    calibration: np.ndarray | None = None,
     key: Ed25519PrivateKey | None = None,
     version: int = 1,
     name: str | None = None,
@@ -75,6 +87,7 @@ def pack(
 
     Args:
         out: the folder to write; it must not exist.
+        calibration: good training images, uint8 at model size, for int8.
         key: signs the manifest.
         version: of the product's bundles; devices refuse older ones than they run.
         name: of the product; by default the run's.
@@ -83,17 +96,20 @@ def pack(
     Raises:
         InputError, RunError: the request or the run can't be used.
         LoweringError: an operation has no ONNX form here.
-        ExportError: ONNX Runtime's answers differ from JAX's beyond the limits.
+        ExportError: ONNX Runtime's answers differ from JAX's beyond the limits, or the precision can't keep its own.
     """
-    check_request(out, precision, version)
+    check_request(out, precision, version, calibrated=calibration is not None)
     thresholds = thresholds_of(run)
     scorer = LineScorer(run, thresholds)
-    proto = lower_detector(run, scorer)
+    lowered = lower_detector(run, scorer)
+    candidates = score_candidates(run, scorer, on_progress)
+    golden = golden_set(candidates, undecided(precision))
+    hold(measure(lowered.SerializeToString(), golden), LIMITS["fp32"], str(run.folder))
+    converted = _in_precision(lowered, precision, candidates, calibration)
+    proto = lowered if converted is None else converted.model
     model = proto.SerializeToString()
-    golden = golden_set(run, scorer, on_progress)
-    limits = LIMITS[precision]
     parity = measure(model, golden)
-    hold(parity, limits, str(run.folder))
+    hold(parity, at_export(precision), str(run.folder))
     files = {MODEL: model, GOLDEN: _packed(golden)}
     image, outputs = tensor_specs(run)
     manifest = Manifest.model_validate(
@@ -111,8 +127,9 @@ def pack(
             "threshold.",
             "thresholds": Thresholds.model_validate(thresholds.model_dump()),
             "precision": precision,
-            "limits": limits,
+            "limits": LIMITS[precision],
             "measured": parity.as_numbers(),
+            "precision_loss": None if converted is None else converted.loss,
             "opset": OPSET,
             "provenance": _provenance(run),
             "sha256": {path: sha256(data).hexdigest() for path, data in files.items()},
@@ -126,6 +143,15 @@ def pack(
             _write(folder / path, data)
         open_bundle(folder)  # what the reader would refuse never gets its name
     return Packed(open_bundle(out), len(proto.graph.node), parity, key is not None)
+
+
+def _in_precision(
+    lowered: onnx.ModelProto, precision: str, candidates: Candidates, calibration: np.ndarray | None
+) -> Converted | None:
+    """None for float32, which the graph is in already."""
+    if precision == "fp16":
+        return to_fp16(lowered, candidates)
+    return None if calibration is None else to_int8(lowered, candidates, calibration)
 
 
 def _provenance(run: TrainedRun) -> dict[str, str | int | float | None]:

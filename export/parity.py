@@ -10,8 +10,35 @@ from edge_agent.engines.golden import compare
 from edge_agent.engines.onnxruntime import OnnxRuntimeEngine
 from export.errors import ExportError
 
-LIMITS = {"fp32": Limits(map_error=1e-4, score_error=1e-4, verdict_flips=0)}
+# What an engine on any device must keep, by what the precision resolves: float32's last digits; in float16 a thousandth
+# per operation, over some fifty; in int8 a step of 1/127 of a layer's range, after dear layers were given back.
+LIMITS = {
+    "fp32": Limits(map_error=1e-4, score_error=1e-4, verdict_flips=0),
+    "fp16": Limits(map_error=0.02, score_error=0.01, verdict_flips=0),
+    "int8": Limits(map_error=0.1, score_error=0.05, verdict_flips=0),
+}
+# Of image AUROC, 1.0 being perfect: good against stained held-out images, in the precision against float32.
+AUROC_LOSS = {"fp16": 0.001, "int8": 0.005}
+# Of the limits above 1e-4, what export may use up. The rest is for devices that sum in another order or in fewer bits.
+SHARE_OF_EXPORT = 0.5
 BATCHES = (1, 3)  # the line's, and one that shows the batch to be open
+
+
+def at_export(precision: str) -> Limits:
+    """What ONNX Runtime must keep for a bundle of this precision to be written."""
+    limits = LIMITS[precision]
+    if precision == "fp32":
+        return limits
+    return Limits(
+        map_error=limits.map_error * SHARE_OF_EXPORT,
+        score_error=limits.score_error * SHARE_OF_EXPORT,
+        verdict_flips=limits.verdict_flips,
+    )
+
+
+def undecided(precision: str) -> float:
+    """How near to the threshold a score may lie for its verdict to be rounding: no golden image does."""
+    return 0.0 if precision == "fp32" else LIMITS[precision].score_error
 
 
 @dataclass(frozen=True)
