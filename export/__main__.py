@@ -106,7 +106,7 @@ def bundle(
         )
         if loss is not None:
             _say(
-                f"Against float32, on {loss.n_good} held-out good images and {loss.n_stained} stained ones: image AUROC "
+                f"Against float32, on {loss.n_good} held-out good images and {loss.n_stained} stained: image AUROC "
                 f"{loss.image_auroc:.4f} instead of {loss.image_auroc_float32:.4f}, {loss.verdict_flips} verdicts "
                 f"flipped, map error {loss.map_error:.1e}; {len(loss.given_back)} nodes given back to float32, of "
                 f"{loss.layers} layers."

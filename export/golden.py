@@ -59,8 +59,8 @@ def golden_set(candidates: Candidates, undecided: float = 0.0) -> Golden:
     decided = np.flatnonzero(np.abs(scores - 1.0) >= undecided)
     if len(decided) < min(LEAST_DECIDED, len(scores)):
         raise InputError(
-            f"Of {len(scores)} held-out and stained images {len(scores) - len(decided)} score within {undecided:.1%} of "
-            "the threshold, where verdicts in this precision are rounding, and too few are left to check engines with. "
+            f"Of {len(scores)} held-out and stained images {len(scores) - len(decided)} score within {undecided:.1%} "
+            "of the threshold, where verdicts in this precision are rounding; too few are left to check engines with. "
             "Take --precision fp32, or train a run that tells stains apart."
         )
     return candidates.at(decided[choose(scores[decided], candidates.is_good[decided])]).answers
