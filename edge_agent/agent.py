@@ -15,8 +15,11 @@ from edge_agent.bundle import Bundle, open_bundle
 from edge_agent.camera import Camera, FolderCamera, VideoFileCamera
 from edge_agent.config import AgentConfig, CameraConfig, FolderCameraConfig
 from edge_agent.connection import Connection, Will
-from edge_agent.engines import open_engine
-from edge_agent.engines.golden import check_golden
+from edge_agent.engine_state import EngineState
+from edge_agent.engines.build import Builder, build_candidate
+from edge_agent.engines.child import Candidate, Opener, open_candidate
+from edge_agent.engines.choose import candidates
+from edge_agent.engines.supervise import Supervisor, serve_bundle
 from edge_agent.health import Tally
 from edge_agent.messages import Model, Origin, Result, Topics, encode
 from edge_agent.outbox import Outbox
@@ -48,40 +51,49 @@ def open_camera(config: CameraConfig) -> Camera:
     return VideoFileCamera(config.path, loop=config.loop)
 
 
-def run(config: AgentConfig, given: Callable[[Result], None], *, dry_run: bool = False) -> Summary:
+def run(
+    config: AgentConfig,
+    given: Callable[[Result], None],
+    *,
+    dry_run: bool = False,
+    opener: Opener = open_candidate,
+    builder: Builder = build_candidate,
+) -> Summary:
     """Inspect until the camera ends or the agent is told to stop (SIGINT, SIGTERM). `given` gets every durable verdict.
+
+    opener, builder: functions of a module; they run in processes of their own and open, or build, the engine there.
 
     Raises ConfigError, BundleError, CameraError, EngineError, PictureError or OutboxError before the first part, and
     StageError when a stage breaks down later.
     """
     config.mqtt.read_password()  # a missing file shows now, not at the first connection
     bundle = open_bundle(config.bundle, public_key=config.public_key)
-    engine = open_engine(bundle, config.engine.kind, threads=config.engine.threads)
-    check_golden(engine, bundle)
     camera = open_camera(config.cameras[config.camera])
     maps = config.anomaly_maps
-    album = Album(maps.folder, maps.keep) if maps.folder is not None and not dry_run else None
     preprocessing, tally = bundle.manifest.preprocessing, Tally()
     decided: Queue[Decided | Wake | None] = Queue(QUEUED_VERDICTS)
+    engine_state = EngineState(wake=lambda: wake(decided))
 
     def stop() -> None:
         camera.close()
         wake(decided)
 
-    with _stop_signals(stop) as stopping:
+    with _engine(config, bundle, engine_state, opener, builder) as engine, _stop_signals(stop) as stopping:
         if dry_run:
             last = partial(show, tally=tally, given=given)
             inspect(
                 camera, engine, _origin(config, bundle, 1), preprocessing, decided, last, threshold=config.threshold
             )
             return Summary(tally, 0, 0, stopping.is_set(), "dry run")
+        album = Album(maps.folder, maps.keep) if maps.folder is not None else None
         outbox = Outbox(config.outbox.path, max_rows=config.outbox.max_rows, max_bytes=config.outbox.max_bytes)
         origin = _origin(config, bundle, outbox.boot)
         will = Will(origin.topics.of("state"), encode(origin.state("offline")))
         connection = Connection(config.mqtt, config.client_id, will=will, wake=lambda: wake(decided))
         publisher = Publisher(
-            outbox, connection, origin, window=config.mqtt.window, replay_per_s=config.mqtt.replay_per_s
-        )
+            outbox, connection, origin, window=config.mqtt.window, replay_per_s=config.mqtt.replay_per_s,
+            engine=engine_state.in_service,
+        )  # fmt: skip
         connection.start(wait_s=FIRST_CONNECTION_S)
         last_stage = partial(
             deliver,
@@ -92,6 +104,7 @@ def run(config: AgentConfig, given: Callable[[Result], None], *, dry_run: bool =
             health_interval_s=config.health_interval_s,
             drain_timeout_s=config.mqtt.drain_timeout_s,
             stopping=stopping,
+            engine_state=engine_state,
         )
         try:
             inspect(
@@ -110,8 +123,44 @@ def run(config: AgentConfig, given: Callable[[Result], None], *, dry_run: bool =
             connection.close()
             left = len(outbox)
             outbox.close()
-            engine.close()
     return Summary(tally, publisher.delivered, left, stopping.is_set(), broker)
+
+
+@contextmanager
+def _engine(
+    config: AgentConfig, bundle: Bundle, state: EngineState, opener: Opener, builder: Builder
+) -> Iterator[Supervisor]:
+    """The engine in service, and its end."""
+    settings = config.engine
+    engine = serve_bundle(
+        bundle,
+        engine_candidates(config),
+        asked=settings.kind,
+        fallback=settings.fallback,
+        threads=settings.threads,
+        timeout_s=settings.timeout_s,
+        wait_s=settings.wait_s,
+        opener=opener,
+        builder=builder,
+        on_change=state.note_status,
+        on_incident=state.note_incident,
+    )
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def engine_candidates(config: AgentConfig) -> list[Candidate]:
+    """What `engine` of the configuration allows on this machine."""
+    settings = config.engine
+    return candidates(
+        settings.kind,
+        precision=settings.precision,
+        threads=settings.threads,
+        device=settings.device,
+        cache=None if settings.cache is None else str(settings.cache.absolute()),
+    )
 
 
 def _origin(config: AgentConfig, bundle: Bundle, boot: int) -> Origin:

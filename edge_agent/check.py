@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.agent import open_camera
-from edge_agent.bundle import Bundle, BundleError, open_bundle
+from edge_agent.agent import engine_candidates, open_camera
+from edge_agent.bundle import Bundle, BundleError, open_bundle, read_golden
 from edge_agent.camera import CameraError
 from edge_agent.config import AgentConfig, ConfigError, read_config
 from edge_agent.connection import probe
-from edge_agent.engines import EngineError, open_engine
-from edge_agent.engines.golden import check_golden
+from edge_agent.engines.child import Candidate
+from edge_agent.engines.choose import NoEngine, prove
+from edge_agent.engines.supervise import choose_with_fallback
 from edge_agent.preprocess import ImageError, prepare
 
 
@@ -58,23 +59,43 @@ def check_bundle(
     manifest = bundle.manifest
     yield Finding("bundle", f"{bundle.folder} is whole: {manifest.name} version {manifest.version} ({manifest.system})")
     try:
-        engine = open_engine(
-            bundle,
-            config.engine.kind if config else "onnxruntime",
-            threads=config.engine.threads if config else None,
-        )
-        result = check_golden(engine, bundle)
-        engine.close()
+        read_golden(bundle)
     except BundleError as error:
         yield Finding("golden set", str(error), 2)
-    except EngineError as error:
-        yield Finding("golden set", str(error), 1)
-    else:
-        yield Finding(
-            "golden set",
-            f"{engine.name} agrees on {result.n} images (map error {result.map_error:.1e}, "
-            f"score error {result.score_error:.1e}, {result.verdict_flips} verdict flips)",
+        return
+    yield from _check_engine(bundle, config)
+
+
+def _check_engine(bundle: Bundle, config: AgentConfig | None) -> Iterator[Finding]:
+    """The choice that `run` would make; a bundle alone is held to ONNX Runtime, which every device has."""
+    kind = config.engine.kind if config else "onnxruntime"
+    of = engine_candidates(config) if config else [Candidate("onnxruntime")]
+    threads, spare = config.engine.threads if config else None, None
+    if config and config.engine.fallback and kind != "replay":
+        spare = Candidate("onnxruntime", threads=threads)
+    timeout_s = config.engine.timeout_s if config else 10.0
+    try:
+        choice, why = choose_with_fallback(
+            of, spare, lambda candidate, measure: prove(bundle, candidate, timeout_s=timeout_s, measure=measure), kind
         )
+    except NoEngine as error:
+        for refused in error.refused:
+            yield Finding("golden set", refused.reason, 1)
+        return
+    proved, result = choice.proved, choice.proved.golden
+    proved.engine.close()
+    yield Finding(
+        "golden set",
+        f"{proved.engine.name} agrees on {result.n} images (map error {result.map_error:.1e}, "
+        f"score error {result.score_error:.1e}, {result.verdict_flips} verdict flips)",
+    )
+    if kind == "onnxruntime":
+        return
+    serves_instead = proved.candidate not in of
+    for each in choice.refused:
+        wrong = serves_instead and each.candidate not in choice.not_built
+        yield Finding(f"engine {each.candidate}", each.reason, 1 if wrong else 0)
+    yield Finding("engine", f"{proved} serves: {why}")
 
 
 def _check_camera(config: AgentConfig, bundle: list[Bundle]) -> Finding:

@@ -194,9 +194,7 @@ class Origin:
     def result_id(self, sequence: int) -> str:
         return f"{self.device}.{self.camera}.{self.boot}.{sequence}"
 
-    def state(
-        self, state: Literal["online", "stopped", "offline"], engine: EngineInService | None = None
-    ) -> State:
+    def state(self, state: Literal["online", "stopped", "offline"], engine: EngineInService | None = None) -> State:
         ids = self.ids()
         return State(
             **ids, ts=clock.now(), state=state, agent_version=self.agent_version, model=self.model, engine=engine

@@ -7,6 +7,7 @@ the stage before it, so nothing is dropped and nothing piles up.
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,7 +18,8 @@ import numpy as np
 from edge_agent import clock
 from edge_agent.camera import Camera, Frame
 from edge_agent.decision import UnknownReason, decide, unknown
-from edge_agent.engines import Engine, Scores
+from edge_agent.engine_state import EngineState
+from edge_agent.engines import Engine, Scores, Slotted, as_slotted
 from edge_agent.health import Tally
 from edge_agent.messages import ImageSize, Origin, RegionOfResult, Result, encode
 from edge_agent.outbox import Message
@@ -46,6 +48,15 @@ class Taken:
 
 
 @dataclass(frozen=True, eq=False)
+class Begun:
+    """A part in the engine's hands, by its ticket; without one the engine was not asked, or would not take it."""
+
+    taken: Taken
+    ticket: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Scored:
     """What the engine made of it; no scores where it failed or was never asked."""
 
@@ -71,20 +82,25 @@ def take_frames(camera: Camera, taken: "Queue[Taken | None]", preprocessing: Pre
 
 
 def score_frames(taken: "Queue[Taken | None]", scored: "Queue[Scored | None]", engine: Engine) -> None:
-    """Stage 2 of 4: Taken -> Scored. An engine that raises makes its part unknown and is asked again for the next."""
-    failing = False
-    while (part := taken.get()) is not None:
-        if part.image is None:
-            scored.put(Scored(part, None, part.reason, part.detail))
-            continue
-        try:
-            scored.put(Scored(part, engine.run(part.image[None])))
-            failing = False
-        except Exception as error:
-            if not failing:
-                log.error("%s: the engine failed: %s Parts are unknown until it works again.", part.frame.name, error)
-            failing = True
-            scored.put(Scored(part, None, "engine_failed", str(error)))
+    """Stage 2 of 4: Taken -> Scored. An engine that raises makes its part unknown and is asked again for the next.
+
+    Where the engine has slots, the next part is copied while the one before executes; an answer never waits for a part
+    that has not come yet.
+    """
+    slotted, failing, ended = as_slotted(engine), False, False
+    begun: deque[Begun] = deque()
+    while begun or not ended:
+        if begun and (ended or len(begun) >= slotted.slots or taken.empty()):
+            answer = _finish(slotted, begun.popleft())
+            if answer.reason == "engine_failed" and not failing:
+                name = answer.taken.frame.name
+                log.error("%s: the engine failed: %s Parts are unknown until it works again.", name, answer.detail)
+            failing = answer.reason == "engine_failed" or (failing and answer.scores is None)
+            scored.put(answer)
+        elif (part := taken.get()) is None:
+            ended = True
+        else:
+            begun.append(_begin(slotted, part))
     scored.put(None)
 
 
@@ -130,26 +146,39 @@ def deliver(
     health_interval_s: float,
     drain_timeout_s: float,
     stopping: threading.Event,
+    engine_state: EngineState | None = None,
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
-    """Stage 4 of 4: Decided -> outbox -> broker. All that waits becomes durable in one sync; then it is given."""
+    """Stage 4 of 4: Decided -> outbox -> broker. All that waits becomes durable in one sync; then it is given.
+
+    beat: called every second or so, as long as this stage is alive.
+    """
+    engine_state = engine_state or EngineState()
     health_due = time.monotonic() + health_interval_s
     ended = False
     while not ended:
+        beat()
         items = take_all(decided, publisher.wait_s)
         parts = [item for item in items if isinstance(item, Decided)]
         publisher.store([message for part in parts for message in part.messages])
         for part in parts:
             tally.count(part.result)
             given(part.result)
+        changed, events = engine_state.take()
+        publisher.raise_events(events)
         publisher.send()
+        if changed:
+            publisher.announce_online()
         if time.monotonic() >= health_due:
             health_due = time.monotonic() + health_interval_s
             publisher.report_evicted()
-            publisher.tell(origin.topics.of("health"), encode(tally.health(origin, publisher.outbox)))
+            health = tally.health(origin, publisher.outbox, engine_restarts=engine_state.restarts)
+            publisher.tell(origin.topics.of("health"), encode(health))
         ended = None in items
     publisher.report_evicted()
     deadline = time.monotonic() + drain_timeout_s
     while publisher.left and time.monotonic() < deadline and not stopping.is_set() and not publisher.hopeless:
+        beat()
         publisher.send()
         take_all(decided, publisher.wait_s)
         publisher.store([], urgent=True)
@@ -226,6 +255,25 @@ def judge(part: Scored, origin: Origin, preprocessing: Preprocessing, threshold:
         image=ImageSize(width=taken.size[0], height=taken.size[1]) if taken.size else None,
         latency_ms=round((time.monotonic_ns() - taken.frame.ts_mono_ns) / 1e6, 3),
     )
+
+
+def _begin(engine: Slotted, part: Taken) -> Begun:
+    if part.image is None:
+        return Begun(part)
+    try:
+        return Begun(part, engine.submit(part.image[None]))
+    except Exception as error:
+        return Begun(part, error=str(error))
+
+
+def _finish(engine: Slotted, part: Begun) -> Scored:
+    if part.ticket is None:
+        reason: UnknownReason | None = part.taken.reason if part.error is None else "engine_failed"
+        return Scored(part.taken, None, reason, part.taken.detail if part.error is None else part.error)
+    try:
+        return Scored(part.taken, engine.collect(part.ticket))
+    except Exception as error:
+        return Scored(part.taken, None, "engine_failed", str(error))
 
 
 def _prepare(sequence: int, frame: Frame, preprocessing: Preprocessing) -> Taken:

@@ -39,7 +39,7 @@ def make_line(folder: Path, *, port: int, parts: int = 10, **changes: Any) -> Pa
         "bundle": "bundle",
         "topic": {"site": "plant", "line": "l1", "station": "s1"},
         "cameras": {"top": {"kind": "folder", "path": "parts"}},
-        "engine": {"threads": 1},
+        "engine": {"kind": "onnxruntime", "threads": 1},
         "mqtt": {"host": "127.0.0.1", "port": port, "reconnect_min_s": 0.05, "reconnect_max_s": 0.5},
     }
     for name, value in changes.items():

@@ -1,0 +1,477 @@
+"""The engine that the pipeline sees: whatever happens to the process behind it, another one takes its place.
+
+Engines change between two parts only: what was submitted to one is collected from it. Work that takes time (start and
+prove a process, build an engine file) is done in threads of its own, while the present engine serves on.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
+from typing import Any, Literal
+
+import numpy as np
+
+from edge_agent.bundle import Bundle
+from edge_agent.engines import EngineDied, EngineError, Scores
+from edge_agent.engines.build import Builder, OnProgress, build_beside, build_candidate
+from edge_agent.engines.child import SLOTS, Candidate, Opener, open_candidate
+from edge_agent.engines.choose import AHEAD, Choice, NoEngine, Proved, ProveIt, Refused, choose, prove, slower
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.2  # how often the present engine is looked after when nobody calls
+BACKOFF_MIN_S, BACKOFF_MAX_S = 0.5, 30.0  # before a second new process, doubled for each further one
+RESTLESS_S = 60.0  # deaths within this time are one row of deaths
+TOO_MANY = 3  # deaths in a row, then the fallback serves
+DOUBT_S = 60.0  # a process whose answers are nonsense is replaced no more often than this
+RETRY_S = 300.0  # while the fallback serves: so often the engine that was asked for gets another chance
+PROGRESS_STEP = 10  # percent: what is published of a build
+
+IncidentKind = Literal["engine_failed", "engine_refused"]
+
+
+@dataclass(frozen=True)
+class Building:
+    """A build going on beside the line."""
+
+    name: str
+    stage: str
+    percent: int  # a multiple of 10
+
+
+@dataclass(frozen=True)
+class Status:
+    """Which engine serves, and why; what is published."""
+
+    condition: Literal["serving", "restarting"]
+    name: str
+    precision: str
+    latency_ms: float  # median of one image, measured here when it was proved
+    asked: str  # the configured kind
+    chosen: str  # why this one, a sentence
+    fallback: bool = False  # it is not what was asked for
+    restarts: int = 0
+    refused: tuple[Refused, ...] = ()
+    building: Building | None = None
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Something a person should know: parts may be unknown (`engine_failed`), or a new engine was not taken."""
+
+    kind: IncidentKind
+    text: str
+
+
+@dataclass
+class _Out:
+    """A ticket: with the engine that has its images, or still with the images where none served at that time."""
+
+    serving: Proved | None
+    ticket: int = 0
+    images: np.ndarray | None = field(default=None, repr=False)
+
+
+class Supervisor:
+    """A Slotted engine that outlives its processes. submit and collect are for one thread.
+
+    prove_it: starts a candidate's process and proves it. build_it(candidate, on_progress): makes its engine file.
+    fallback: serves where the wanted engine can't. wait_s: from an engine's death on, parts wait so long for a new one,
+    and are unknown at once after that. only_if_faster: what was built must also be faster than what serves.
+    on_change, on_incident: called from several threads; they must return at once.
+    """
+
+    slots = SLOTS
+
+    def __init__(
+        self,
+        choice: Choice,
+        *,
+        asked: str,
+        why: str,
+        prove_it: ProveIt,
+        build_it: Callable[[Candidate, OnProgress], None],
+        fallback: Candidate | None = None,
+        wanted: Candidate | None = None,
+        only_if_faster: bool = False,
+        wait_s: float = 5.0,
+        on_change: Callable[[Status], None] = lambda status: None,
+        on_incident: Callable[[Incident], None] = lambda incident: None,
+        closing: threading.Event | None = None,
+    ):
+        self._serving: Proved | None = choice.proved
+        self._wanted = wanted or choice.proved.candidate
+        self._prove, self._build, self._fallback = prove_it, build_it, fallback
+        self._only_if_faster, self._wait_s = only_if_faster, wait_s
+        self._on_change, self._on_incident = on_change, on_incident
+        self._changed = threading.Condition()
+        self._closing = closing or threading.Event()
+        self._out: dict[int, _Out] = {}
+        self._tickets = count(1)
+        self._retired: list[Proved] = []
+        self._deaths: deque[float] = deque(maxlen=32)
+        self._down_since = 0.0
+        self._trouble = ""
+        self._doubted: Proved | None = None
+        self._served = choice.proved.candidate
+        self._renewed = float("-inf")
+        self._tried: float | None = None  # when an engine that had served, and can't for now, got its last chance
+        self._status = _with(
+            Status("serving", "", "", 0.0, asked, why, fallback=choice.proved.candidate != self._wanted),
+            choice.proved,
+            refused=choice.refused,
+        )
+        self.name = self._status.name
+        on_change(self._status)
+        threads = [threading.Thread(target=self._keep_serving, name="engine keeper", daemon=True)]
+        if choice.not_built:
+            work = partial(self._build_all, choice.not_built)
+            threads.append(threading.Thread(target=work, name="engine builds", daemon=True))
+        self._threads = threads
+        for thread in threads:
+            thread.start()
+
+    @property
+    def status(self) -> Status:
+        return self._status
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that serves."""
+        serving = self._serving
+        return None if serving is None else serving.engine.pid
+
+    def submit(self, images: np.ndarray) -> int:
+        """Never waits: where no engine serves, `collect` does."""
+        ticket = next(self._tickets)
+        with self._changed:
+            out = self._out[ticket] = _Out(self._serving, images=images)
+        if out.serving is not None:
+            self._hand_over(out, out.serving)
+        return ticket
+
+    def collect(self, ticket: int) -> Scores:
+        """The answer. EngineError where the engine failed, died with it, or none came back into service in time."""
+        out = self._out[ticket]
+        try:
+            while out.images is not None:
+                self._hand_over(out, self._wait_for_engine(out))
+            serving = out.serving
+            assert serving is not None
+            try:
+                scores = serving.engine.collect(out.ticket)
+            except EngineDied as error:
+                self._note_death(serving, str(error), in_flight=True)
+                raise
+            except EngineError:
+                self._doubt(serving)
+                raise
+            if not _sound(scores):
+                self._doubt(serving)
+            return scores
+        finally:
+            with self._changed:
+                del self._out[ticket]
+
+    def run(self, images: np.ndarray) -> Scores:
+        return self.collect(self.submit(images))
+
+    def close(self) -> None:
+        """End all processes and threads."""
+        self._closing.set()
+        with self._changed:
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(30.0)
+        with self._changed:
+            left, self._retired = [*self._retired, *([self._serving] if self._serving else [])], []
+            self._serving = None
+        for each in left:
+            each.engine.close()
+
+    def _hand_over(self, out: _Out, serving: Proved) -> None:
+        """Give the images to the engine; where it turns out to be dead they stay with the ticket."""
+        assert out.images is not None
+        try:
+            out.ticket = serving.engine.submit(out.images)
+        except EngineDied as error:
+            out.serving = None
+            self._note_death(serving, str(error), in_flight=False)
+        else:
+            out.images = None
+
+    def _wait_for_engine(self, out: _Out) -> Proved:
+        with self._changed:
+            while self._serving is None:
+                left = self._down_since + self._wait_s - time.monotonic()
+                if left <= 0 or self._closing.is_set():
+                    raise EngineError(f"No engine serves: {self._trouble} A new one is being started.")
+                self._changed.wait(left)
+            out.serving = self._serving
+            return self._serving
+
+    def _note_death(self, serving: Proved, text: str, *, in_flight: bool) -> None:
+        now = time.monotonic()
+        with self._changed:
+            if self._serving is not serving:
+                return  # known already, or an engine that had been replaced
+            self._serving = None
+            self._retired.append(serving)
+            self._down_since, self._trouble = now, text
+            self._deaths.append(now)
+            self._changed.notify_all()
+        lost = "Parts in flight are unknown. " if in_flight else ""
+        self._say("engine_failed", f"{serving}: {text} {lost}A new process is being started.")
+        self._publish(condition="restarting")
+
+    def _doubt(self, serving: Proved) -> None:
+        with self._changed:
+            if self._doubted is None and self._serving is serving:
+                self._doubted = serving
+                self._changed.notify_all()
+
+    # The keeper's thread
+
+    def _keep_serving(self) -> None:
+        while not self._closing.is_set():
+            with self._changed:
+                if self._serving is not None and self._doubted is None:
+                    self._changed.wait(LOOK_S)
+                serving, now = self._serving, time.monotonic()
+                free = [each for each in self._retired if all(out.serving is not each for out in self._out.values())]
+                self._retired = [each for each in self._retired if each not in free]
+            for each in free:
+                each.engine.close()
+            if serving is None:
+                self._restart()
+            elif not serving.engine.alive:
+                self._note_death(serving, "The engine's process has ended between two parts.", in_flight=False)
+            elif self._doubted is not None:
+                if now >= self._renewed + DOUBT_S:
+                    self._renew(serving)
+                else:
+                    self._closing.wait(LOOK_S)
+            elif self._tried is not None and self._tried + RETRY_S <= now:
+                self._return_to_wanted()
+
+    def _restart(self) -> None:
+        """A new process of the engine that served; of the fallback where it won't start, or dies again and again."""
+        row = [moment for moment in self._deaths if moment > time.monotonic() - RESTLESS_S]
+        if len(row) > 1 and self._closing.wait(min(BACKOFF_MIN_S * 2.0 ** (len(row) - 2), BACKOFF_MAX_S)):
+            return None
+        candidate, spare = self._served, None if self._served == self._fallback else self._fallback
+        reason = f"It died {len(row)} times within {RESTLESS_S:g} s. {self._trouble}"
+        if spare is None or len(row) < TOO_MANY:
+            try:
+                return self._install(self._prove(candidate, False), restarts=1)
+            except EngineError as error:
+                reason = str(error)
+        if spare is not None and not self._closing.is_set():
+            try:
+                found = self._prove(spare, False)
+            except EngineError as error:
+                reason = f"{reason} {error}"
+            else:
+                self._tried = time.monotonic()
+                text = f"{candidate} can't serve any more: {reason} {found} serves instead."
+                self._install(found, chosen=text, refused=Refused(candidate, reason), fallback=True, restarts=1)
+                return self._say("engine_refused", text)
+        self._trouble = reason
+        self._deaths.append(time.monotonic())  # the next attempt waits longer
+        return None
+
+    def _renew(self, doubted: Proved) -> None:
+        """Replace a process whose answers are nonsense by a new one of the same engine, once that has proved itself."""
+        log.warning("%s gave nonsense or failed; a new process is started to take its place.", doubted)
+        try:
+            self._install(self._prove(doubted.candidate, False), restarts=1)
+        except EngineError as error:
+            self._say("engine_refused", f"A new process of {doubted} was not taken: {error} The old one serves on.")
+        finally:
+            self._renewed = time.monotonic()
+            with self._changed:
+                self._doubted = None
+
+    def _return_to_wanted(self) -> None:
+        self._tried = time.monotonic()
+        try:
+            found = self._prove(self._wanted, True)
+        except EngineError as error:
+            log.debug("%s still can't serve: %s", self._wanted, error)
+            return
+        self._tried = None
+        self._install(found, chosen=f"{found} is what was asked for, and serves again.", fallback=False)
+
+    # The builds' thread
+
+    def _build_all(self, candidates: Sequence[Candidate]) -> None:
+        for candidate in candidates:
+            if self._closing.is_set():
+                return
+            progress = partial(self._note_progress, candidate)
+            progress("start", 0.0)
+            try:
+                self._build(candidate, progress)
+                found = self._prove(candidate, True)
+            except EngineError as error:
+                self._refuse(Refused(candidate, str(error)))
+                continue
+            except Exception as error:
+                log.debug("The build of %s", candidate, exc_info=True)
+                self._refuse(Refused(candidate, f"{type(error).__name__}: {error}."))
+                continue
+            serving = self._serving
+            if self._only_if_faster and serving is not None and found.latency_ms >= AHEAD * serving.latency_ms:
+                found.engine.close()
+                self._refuse(slower(found, serving))
+                continue
+            self._wanted, self._tried = candidate, None
+            why = f"{found} was built on this device, agrees with the golden set and takes {found.latency_ms:.2f} ms."
+            old = slower(serving, found) if serving and self._only_if_faster else None
+            self._install(found, chosen=why, refused=old, fallback=False, building=None)
+
+    def _note_progress(self, candidate: Candidate, stage: str, fraction: float) -> None:
+        percent = int(100 * min(max(fraction, 0.0), 1.0)) // PROGRESS_STEP * PROGRESS_STEP
+        before = self._status.building
+        if before is None or before.name != str(candidate) or percent > before.percent:
+            log.info("Building %s: %d %%, %s.", candidate, percent, stage)
+            self._publish(building=Building(str(candidate), stage, percent))
+
+    def _refuse(self, refused: Refused) -> None:
+        if self._closing.is_set():
+            return
+        self._publish(refused=refused, building=None)
+        text = f"{refused.candidate} was not taken into service: {refused.reason} {self.name} serves on."
+        self._say("engine_refused", text)
+
+    # Of both threads
+
+    def _install(self, found: Proved, **status: Any) -> None:
+        """Serve with `found` from the next part on; the engine before it keeps what it has begun."""
+        with self._changed:
+            if not self._closing.is_set():
+                if self._serving is not None:
+                    self._retired.append(self._serving)
+                self._serving, self._served = found, found.candidate
+                self._changed.notify_all()
+                installed = True
+            else:
+                installed = False
+        if not installed:
+            found.engine.close()
+            return
+        self._publish(serving=found, condition="serving", **status)
+        log.info("The engine %s serves: %s", found, self._status.chosen)
+
+    def _publish(self, *, serving: Proved | None = None, refused: Refused | None = None, **changes: Any) -> None:
+        with self._changed:
+            status = self._status
+            if "restarts" in changes:
+                changes["restarts"] = status.restarts + 1
+            others = tuple(each for each in status.refused if refused is None or each.candidate != refused.candidate)
+            if serving is not None:
+                others = tuple(each for each in others if each.candidate != serving.candidate)
+            status = replace(status, **changes, refused=(*others, *([refused] if refused else [])))
+            self._status = status if serving is None else _with(status, serving)
+            self.name = self._status.name
+            self._on_change(self._status)
+
+    def _say(self, kind: IncidentKind, text: str) -> None:
+        log.error("%s", text)
+        self._on_incident(Incident(kind, text))
+
+
+def _with(status: Status, proved: Proved, refused: tuple[Refused, ...] | None = None) -> Status:
+    engine = proved.engine
+    return replace(
+        status,
+        name=engine.name,
+        precision=engine.precision,
+        latency_ms=proved.latency_ms,
+        refused=status.refused if refused is None else refused,
+    )
+
+
+def _sound(scores: Scores) -> bool:
+    """Finite, and a map of more than one value: what an engine in good order gives of a real part."""
+    if not all(np.isfinite(values).all() for values in scores):
+        return False
+    return all(each.min() < each.max() for each in scores.anomaly_map)
+
+
+def serve_bundle(
+    bundle: Bundle,
+    of: Sequence[Candidate],
+    *,
+    asked: str,
+    fallback: bool = True,
+    threads: int | None = None,
+    timeout_s: float = 10.0,
+    wait_s: float = 5.0,
+    opener: Opener = open_candidate,
+    builder: Builder = build_candidate,
+    on_change: Callable[[Status], None] = lambda status: None,
+    on_incident: Callable[[Incident], None] = lambda incident: None,
+) -> Supervisor:
+    """Choose among the candidates, and keep the best one in service; returns once one serves. NoEngine: none can.
+
+    asked: the configured kind; "auto" takes whatever is fastest, anything else is what should serve in the end.
+    fallback: ONNX Runtime serves where that can't, or isn't built yet.
+    """
+    closing = threading.Event()
+    prove_it: ProveIt = lambda candidate, measure: prove(  # noqa: E731
+        bundle, candidate, opener=opener, timeout_s=timeout_s, measure=measure, cancelled=closing
+    )
+    build_it: Callable[[Candidate, OnProgress], None] = lambda candidate, on_progress: build_beside(  # noqa: E731
+        bundle, candidate, builder=builder, on_progress=on_progress, cancelled=closing
+    )
+    spare = Candidate("onnxruntime", threads=threads) if fallback and asked != "replay" else None
+    choice, why = choose_with_fallback(of, spare, prove_it, asked)
+    for each in choice.refused:
+        log.info("Not %s: %s", each.candidate, each.reason)
+    log.info("The engine %s serves: %s", choice.proved, why)
+    return Supervisor(
+        choice,
+        asked=asked,
+        why=why,
+        prove_it=prove_it,
+        build_it=build_it,
+        fallback=spare,
+        wanted=None if asked == "auto" else choice.proved.candidate if choice.proved.candidate in of else of[0],
+        only_if_faster=asked == "auto",
+        wait_s=wait_s,
+        on_change=on_change,
+        on_incident=on_incident,
+        closing=closing,
+    )
+
+
+def choose_with_fallback(
+    of: Sequence[Candidate], spare: Candidate | None, prove_it: ProveIt, asked: str
+) -> tuple[Choice, str]:
+    """The choice and the sentence why. NoEngine with all reasons where not even the spare one serves."""
+    try:
+        choice = choose(of, prove_it)
+    except NoEngine as error:
+        if spare is None or spare in of:
+            raise
+        try:
+            choice = choose([spare], prove_it)
+        except NoEngine as last:
+            raise NoEngine([*error.refused, *last.refused], error.not_built) from None
+        choice = replace(choice, refused=error.refused, not_built=error.not_built)
+        first = error.refused[0].reason
+        until = "until its engine file is built" if error.not_built else "for that one can't serve here"
+        return choice, f"engine.kind is {asked}; {choice.proved} serves {until}: {first}"
+    if len(of) == 1:
+        return choice, "it is the only one installed here." if asked == "auto" else f"engine.kind is {asked}."
+    passed = 1 + sum(each.latency_ms is not None for each in choice.refused)
+    return choice, (
+        f"the fastest on this machine, {choice.proved.latency_ms:.2f} ms for an image, of {passed} that agree with the "
+        f"golden set ({len(of)} tried)."
+    )
