@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
-from edge_agent.engines import EngineError
+from edge_agent.engines import EngineError, EngineLost
 from edge_agent.engines.tensorrt.api import Context, CudaDriver, Device
 
 # What cuda.h says of these: "any further CUDA work will return the same error. To continue using CUDA, the process must
@@ -28,7 +28,7 @@ STICKY = (
 OUT_OF_MEMORY = ("out of memory", "outofmemory", "out_of_memory", "insufficient memory", "memoryallocation")
 
 
-class DeviceLost(EngineError):
+class DeviceLost(EngineLost):
     """CUDA is lost to this process: every further call fails alike. Only a new process can use the GPU again."""
 
 
