@@ -1,6 +1,7 @@
 """The same metrics by the same code as `train evaluate`, of the artefact that ships."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version as installed_version
 from typing import Any
 
@@ -10,7 +11,7 @@ from edge_agent.bundle import Bundle
 from edge_agent.engines import open_engine
 from edge_agent.engines.golden import check_golden
 from train.data.folder import Dataset
-from train.evaluate import About, HeldOut, evaluate
+from train.evaluate import About, Evaluation, HeldOut, evaluate
 from train.fit_threshold import Thresholds
 
 
@@ -22,6 +23,20 @@ def evaluate_bundle(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """metrics.json of a bundle, run as the agent runs it; also which bundle, engine and precision it was.
+
+    Raises as `judge_bundle`.
+    """
+    return judge_bundle(bundle, dataset, held_out=held_out, on_progress=on_progress).metrics
+
+
+def judge_bundle(
+    bundle: Bundle,
+    dataset: Dataset,
+    *,
+    held_out: HeldOut | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """The same with every verdict and every map.
 
     Args:
         held_out: images for a set without defects, which the run has and the bundle has not.
@@ -56,7 +71,7 @@ def evaluate_bundle(
         "precision": manifest.precision,
         "engine": engine.name,
     }
-    return evaluation.metrics | shipped
+    return replace(evaluation, metrics=evaluation.metrics | shipped)
 
 
 def _about(bundle: Bundle) -> About:

@@ -106,7 +106,7 @@ def test_bad_input_is_a_sentence_and_exit_code_2(shipped, trained_folder, line_f
         (("bundle", trained_folder, "--out", folder), "exists already. A bundle is never changed or overwritten"),
         (
             ("bundle", trained_folder, "--out", out, "--precision", "int8"),
-            "--precision int8 is not written by this version",
+            "--precision int8 finds its ranges on good training images",
         ),
         (("bundle", trained_folder, "--out", out, "--version", "0"), "--version is 0"),
         (

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from untrained_run import make_run
 
+from edge_agent.bundle import Golden
 from export.detector import LineScorer
 from export.errors import InputError
-from export.golden import GOLDEN_IMAGES, choose, golden_set
+from export.golden import GOLDEN_IMAGES, choose, golden_set, score_candidates
+from export.precision.loss import Candidates
 from train.run import read_held_out, write_held_out
 
 
@@ -40,7 +42,7 @@ def test_golden_images_are_held_out_ones_and_stained_copies(tmp_path, held_out):
     run = make_run(tmp_path, held_out=held_out)
     scorer = LineScorer(run, run.thresholds)
     counted = []
-    golden = golden_set(run, scorer, lambda done, total: counted.append((done, total)))
+    golden = golden_set(score_candidates(run, scorer, lambda done, total: counted.append((done, total))))
     assert len(golden.images) == GOLDEN_IMAGES
     assert counted[-1][0] == counted[-1][1] >= 32
     good = read_held_out(run)[0]
@@ -56,7 +58,7 @@ def test_golden_images_are_held_out_ones_and_stained_copies(tmp_path, held_out):
 
 def test_the_same_run_gives_the_same_golden_set(untrained_run):
     scorer = LineScorer(untrained_run, untrained_run.thresholds)
-    first, second = golden_set(untrained_run, scorer), golden_set(untrained_run, scorer)
+    first, second = (golden_set(score_candidates(untrained_run, scorer)) for _ in range(2))
     np.testing.assert_array_equal(first.images, second.images)
 
 
@@ -64,4 +66,26 @@ def test_a_run_without_held_out_images_is_refused(tmp_path):
     run = make_run(tmp_path)
     write_held_out(tmp_path, np.zeros((0, 64, 64, 3), np.uint8), [])
     with pytest.raises(InputError, match="has no held-out images to check engines with. Train with more good images"):
-        golden_set(run, LineScorer(run, run.thresholds))
+        score_candidates(run, LineScorer(run, run.thresholds))
+
+
+def scored(image_score) -> Candidates:
+    scores = np.asarray(image_score, np.float32)
+    images = np.arange(len(scores), dtype=np.uint8).reshape(-1, 1, 1, 1) * np.ones((1, 2, 2, 3), np.uint8)
+    return Candidates(Golden(images, scores, scores, np.ones((len(scores), 2, 2), np.float32)), scores <= 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(scores=st.lists(st.floats(0.5, 2.0), min_size=24, max_size=64), undecided=st.sampled_from([0.01, 0.05]))
+def test_no_golden_image_lies_where_its_verdict_is_rounding(scores, undecided):
+    scores = [*scores, 0.6, 0.7, 1.4, 1.5]
+    golden = golden_set(scored(scores), undecided)
+    assert np.all(np.abs(golden.image_score - 1) >= undecided)
+    nearest = min(abs(score - 1) for score in map(np.float32, scores) if abs(score - 1) >= undecided)
+    assert np.abs(golden.image_score - 1).min() == nearest
+    np.testing.assert_array_equal(golden.image_score, np.float32(scores)[golden.images[:, 0, 0, 0]])
+
+
+def test_a_run_whose_scores_all_lie_at_the_threshold_has_no_golden_set_for_int8():
+    with pytest.raises(InputError, match=r"Of 20 held-out and stained images 18 score within 5\.0% of the threshold"):
+        golden_set(scored([0.97, 1.02] * 9 + [0.5, 1.5]), 0.05)

@@ -156,7 +156,9 @@ def test_a_run_that_has_not_ended_is_refused(untrained_run, tmp_path):
 @pytest.mark.parametrize(
     ("request_", "text"),
     [
-        ({"precision": "fp16"}, "--precision fp16 is not written by this version; it writes fp32. fp16 and int8 come"),
+        ({"precision": "bf16"}, "--precision bf16 is not known; it is one of fp32, fp16, int8"),
+        ({"precision": "int8"}, "int8 finds its ranges on good training images, .*: add --data FOLDER"),
+        ({"calibration": np.zeros((1, 64, 64, 3), np.uint8)}, "--data is read for --precision int8 alone"),
         ({"version": 0}, "--version is 0; versions of a product count from 1 upwards"),
     ],
 )
