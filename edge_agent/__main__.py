@@ -1,4 +1,4 @@
-"""python -m edge_agent: run, score, record, check."""
+"""python -m edge_agent: run, score, record, check, build."""
 
 import json
 import logging
@@ -126,6 +126,65 @@ def check(
             mark = "[red]problem[/]" if finding.exit_code else "[green]ok     [/]"
             out.print(f"{mark}  {escape(finding.subject)}: {escape(finding.text)}")
     raise typer.Exit(worst)
+
+
+@app.command(epilog="Example: python -m edge_agent build bundles/bottle --cache engines/")
+def build(
+    bundle: Annotated[Path, typer.Argument(help="The folder that `export bundle` wrote.")],
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Where engine files are kept; the agent's engine.cache.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="tensorrt or tensorrt_rtx; by default the one that is installed.")
+    ] = None,
+    batch: Annotated[
+        str, typer.Option("--batch", help="The largest batch, or the one to be fastest at and the largest: 1,32.")
+    ] = "1",
+    workspace_mib: Annotated[
+        int | None, typer.Option("--workspace-mib", min=1, help="Limit of the builder's memory; by default all.")
+    ] = None,
+    optimization_level: Annotated[
+        int | None, typer.Option("--optimization-level", help="0 (fast build) to 5 (fast engine); TensorRT's own is 3.")
+    ] = None,
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Allow float32 products with 10 bits; the golden set decides.")
+    ] = False,
+    device: Annotated[int, typer.Option("--device", min=0, help="Number of the GPU.")] = 0,
+    target: Annotated[
+        str | None, typer.Option("--target", help="Ahead of time, with no GPU: sm86, sm89, sm120 (TensorRT-RTX only).")
+    ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Also where the cache has it.")] = False,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", help="Refuse a bundle that this key hasn't signed.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build a bundle's TensorRT engine for this device, and hold it to the golden set.
+
+    Takes minutes on a Jetson; a line that runs meanwhile goes on with the engine it has. Exit code 0: built and proved
+    (with --target: built). 1: it can't be built, or disagrees with the golden set. 2: wrong bundle.
+    """
+    from edge_agent import build as verb
+
+    with _sentences():
+        built = verb.build(
+            bundle,
+            cache=cache,
+            engine=engine,
+            batch=batch,
+            workspace_mib=workspace_mib,
+            optimization_level=optimization_level,
+            allow_tf32=tf32,
+            device=device,
+            target=target,
+            rebuild=rebuild,
+            public_key=public_key,
+        )
+        if as_json:
+            print(json.dumps(verb.as_json(built)))
+        else:
+            for sentence in verb.as_sentences(built):
+                out.print(escape(sentence))
 
 
 @contextmanager

@@ -116,7 +116,6 @@ def build_engine(
             line = trtexec_line(
                 bundle.folder / MODEL,
                 flavour=flavour,
-                version=key.tensorrt,
                 image=key.image,
                 batch_sizes=batch_sizes,
                 workspace_bytes=workspace_bytes,

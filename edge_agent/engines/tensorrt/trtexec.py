@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from edge_agent.engines.tensorrt.api import Flavour, version_numbers
+from edge_agent.engines.tensorrt.api import Flavour
 
 MEBIBYTE = 2**20
 
@@ -12,7 +12,6 @@ def trtexec_line(
     model: Path,
     *,
     flavour: Flavour,
-    version: str,
     image: tuple[int, int],
     batch_sizes: tuple[int, int, int],
     workspace_bytes: int | None,
@@ -28,7 +27,7 @@ def trtexec_line(
     if timing is not None:
         build.append(f"--timingCacheFile={timing}")
     build += [f"--{which}Shapes={shape}" for which, shape in zip(("min", "opt", "max"), shapes, strict=True)]
-    if flavour == "tensorrt" and version_numbers(version)[:1] < (11,):  # from 11 on every network is strongly typed
+    if flavour == "tensorrt":  # from TensorRT 11 on, and in TensorRT-RTX, every network is
         build.append("--stronglyTyped")
     if not allow_tf32:
         build.append("--noTF32")
