@@ -83,7 +83,7 @@ class SlottedEngine(NumpyEngine):
 
 
 def open_stand_in(bundle, candidate):
-    """onnxruntime: right, 4 ms. openvino float32: right, at once. openvino bfloat16: wrong. tensorrt: what was built."""
+    """onnxruntime: right, 4 ms. openvino: right, at once; in bfloat16 wrong. tensorrt: as it was built."""
     if candidate.kind == "tensorrt":
         path = Path(candidate.cache) / ENGINE_FILE
         if not path.exists():

@@ -22,7 +22,7 @@ from edge_agent.engines.child import ANSWER, REQUEST, SCORED, Candidate, ChildEn
 from edge_agent.engines.golden import check_golden
 from edge_agent.engines.ring import Ring
 
-SHARED = Path("/dev/shm")
+SHARED, FDS = Path("/dev/shm"), Path("/proc/self/fd")
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_a_bundle_that_changed_since_is_refused(tmp_path):
 
 
 def test_a_closed_engine_says_so_and_leaves_nothing(bundle):
-    before = set(SHARED.iterdir()), len(os.listdir("/proc/self/fd"))
+    before = set(SHARED.iterdir()), len(list(FDS.iterdir()))
     engine = ChildEngine(bundle, Candidate("openvino", "float32"), opener=open_stand_in)
     engine.run(parts(1))
     pid = engine.pid
@@ -198,7 +198,7 @@ def test_a_closed_engine_says_so_and_leaves_nothing(bundle):
     with pytest.raises(EngineError, match="The engine was closed"):
         engine.run(parts(1))
     assert not Path(f"/proc/{pid}").exists()
-    assert before == (set(SHARED.iterdir()), len(os.listdir("/proc/self/fd")))
+    assert before == (set(SHARED.iterdir()), len(list(FDS.iterdir())))
 
 
 PARENT = """
