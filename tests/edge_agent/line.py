@@ -65,6 +65,14 @@ def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), stdout.getvalue(), stderr.getvalue())
 
 
+def running(pid: int) -> bool:
+    """Is it there, and no zombie that nobody has collected yet?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 class RunningAgent:
     """`run --json` as a process of its own; what it prints and logs is collected as it comes."""
 
@@ -94,6 +102,10 @@ class RunningAgent:
             with self._changed:
                 lines.append(line)
                 self._changed.notify_all()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def given(self) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import stand_in_engines as stand_in
-from line import ROOT
+from line import ROOT, running
 from stand_in_engines import marked, open_stand_in
 from tiny_bundle import SIZE, golden_arrays, parts, tiny_model, write_bundle
 
@@ -236,14 +236,6 @@ def test_a_killed_parent_takes_the_child_with_it_whatever_it_does(bundle, doing)
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert set(SHARED.iterdir()) == before
-
-
-def running(pid: int) -> bool:
-    """Is it there, and no zombie that nobody has collected yet?"""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_the_child_ignores_what_a_terminal_sends_to_the_whole_group(child):
