@@ -4,7 +4,8 @@
     python benchmarks/precision.py --table                                       prints the table alone
 
 Packs a run in fp32, fp16 and int8 and judges the three bundles with the code of `export evaluate`, in ONNX Runtime on
-the CPU. Nothing is chosen by these figures: ranges, limits and what is given back come from training and held-out images.
+the CPU; of fp16 also a float32 graph with all the rounding of float16, which that CPU leaves out. Nothing is chosen by
+these figures: ranges and what is given back come from training and held-out images.
 """
 
 import json
@@ -19,18 +20,21 @@ import onnx
 import typer
 
 from edge_agent.bundle import MODEL, Bundle
+from edge_agent.engines.onnxruntime import OnnxRuntimeEngine
 from export.evaluate import judge_bundle
 from export.pack import PRECISIONS, pack
 from export.precision.calibration import calibration_images
+from export.precision.half import rounded
 from train.config import config_digest
-from train.data.folder import open_dataset
+from train.data.folder import Dataset, open_dataset
 from train.durable import write_text
 from train.evaluate import Evaluation
 from train.progress import Work
 from train.run import open_run
 
 RESULTS = Path(__file__).parent / "results" / "precision"
-KEPT = ("image_auroc", "pixel_auroc", "aupro", "n_normal", "n_defective", "engine", "data_digest", "versions")
+FIGURES = ("image_auroc", "pixel_auroc", "aupro")
+KEPT = (*FIGURES, "n_normal", "n_defective", "engine", "data_digest", "versions")
 
 
 def main(
@@ -59,6 +63,7 @@ def measure(folder: Path, data: Path) -> None:
             with Work(f"{precision}: judging", len(dataset.test)) as work:
                 judged = judge_bundle(packed.bundle, dataset, on_progress=work.reached)
             reference = reference or judged
+            again = {"rounded": _rounded(packed.bundle, dataset, reference)} if precision == "fp16" else {}
             record = {
                 "product": run.product,
                 "system": run.system,
@@ -66,6 +71,7 @@ def measure(folder: Path, data: Path) -> None:
                 "precision": precision,
                 **{key: judged.metrics[key] for key in KEPT},
                 **_against(judged, reference),
+                **again,
                 **_graph(packed.bundle),
                 "limits": packed.bundle.manifest.limits.model_dump(),
                 "precision_loss": packed.bundle.manifest.model_dump()["precision_loss"],
@@ -73,6 +79,14 @@ def measure(folder: Path, data: Path) -> None:
             RESULTS.mkdir(parents=True, exist_ok=True)
             name = f"{run.product}-{run.system}-{record['config_digest']}-{precision}.json"
             write_text(RESULTS / name, json.dumps(record, indent=1) + "\n")
+
+
+def _rounded(bundle: Bundle, dataset: Dataset, reference: Evaluation) -> dict[str, Any]:
+    """Figures of the same network with every float16 result rounded."""
+    engine = OnnxRuntimeEngine(rounded(onnx.load_from_string(bundle.read(MODEL))).SerializeToString())
+    with Work("fp16, rounded: judging", len(dataset.test)) as work:
+        judged = judge_bundle(bundle, dataset, engine=engine, on_progress=work.reached)
+    return {**{key: judged.metrics[key] for key in FIGURES}, **_against(judged, reference)}
 
 
 def _against(judged: Evaluation, reference: Evaluation) -> dict[str, Any]:
@@ -106,15 +120,28 @@ def as_table(paths: Iterable[Path]) -> list[str]:
     records.sort(key=lambda record: (record["product"], record["system"], PRECISIONS.index(record["precision"])))
     for record in records:
         loss = record["precision_loss"]
-        parts = record["n_normal"] + record["n_defective"]
-        given_back = f"{len(loss['given_back'])} of {loss['layers']}" if loss else ""
-        figures = " | ".join(f"{record[key]:.4f}" for key in ("image_auroc", "pixel_auroc", "aupro"))
-        lines.append(
-            f"| {record['product']} | {record['system']} | {record['precision']} | {figures} | "
-            f"{record['verdict_flips']} of {parts} | {record['map_error']:.1e} | {given_back} | {record['Cast']} | {record['Transpose']} | "
-            f"{record['model_bytes'] / 1e6:.1f} |"
-        )
+        graph = [
+            f"{len(loss['given_back'])} of {loss['layers']}" if loss else "",
+            *(str(record[key]) for key in ("Cast", "Transpose")),
+            f"{record['model_bytes'] / 1e6:.1f}",
+        ]
+        lines.append(_row(record, record, record["precision"], graph))
+        if "rounded" in record:
+            lines.append(_row(record, record["rounded"], "fp16, rounded", ["", "", "", ""]))
     return lines
+
+
+def _row(record: dict[str, Any], figures: dict[str, Any], precision: str, graph: list[str]) -> str:
+    cells = [
+        record["product"],
+        record["system"],
+        precision,
+        *(f"{figures[key]:.4f}" for key in FIGURES),
+        f"{figures['verdict_flips']} of {record['n_normal'] + record['n_defective']}",
+        f"{figures['map_error']:.1e}",
+        *graph,
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

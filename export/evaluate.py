@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edge_agent.bundle import Bundle
-from edge_agent.engines import open_engine
+from edge_agent.engines import Engine, open_engine
 from edge_agent.engines.golden import check_golden
 from train.data.folder import Dataset
 from train.evaluate import About, Evaluation, HeldOut, evaluate
@@ -34,19 +34,21 @@ def judge_bundle(
     dataset: Dataset,
     *,
     held_out: HeldOut | None = None,
+    engine: Engine | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """The same with every verdict and every map.
 
     Args:
         held_out: images for a set without defects, which the run has and the bundle has not.
+        engine: that runs it; by default the agent's ONNX Runtime. It is closed.
 
     Raises:
         DataError, EvaluationError: as `train.evaluate`.
         EngineError: the engine can't run the model, or disagrees with the golden set.
     """
     manifest = bundle.manifest
-    engine = open_engine(bundle, "onnxruntime")
+    engine = engine or open_engine(bundle, "onnxruntime")
     try:
         check_golden(engine, bundle)
 

@@ -14,7 +14,7 @@ from edge_agent.bundle import GivenBack, PrecisionLoss
 from export.parity import AUROC_LOSS, at_export
 from export.precision.give_back import hold
 from export.precision.graph import FloatGraph
-from export.precision.half import half_nodes, overflowing, to_half
+from export.precision.half import half_nodes, overflowing, rounded, to_half
 from export.precision.int8 import give_back, quantise
 from export.precision.loss import Candidates, Loss
 from export.precision.peaks import peaks
@@ -39,7 +39,7 @@ def to_fp16(model: onnx.ModelProto, candidates: Candidates) -> Converted:
     def build(layers: frozenset[str]) -> onnx.ModelProto:
         return to_half(graph, graph.of_layers(layers) | too_large.keys())
 
-    held = hold(graph.layers, build, candidates, at_export("fp16"), AUROC_LOSS["fp16"], "fp16")
+    held = hold(graph.layers, build, candidates, at_export("fp16"), AUROC_LOSS["fp16"], "fp16", rounded)
     returned = [
         GivenBack(node=node, reason="overflow", peak=peak if isfinite(peak) else None)
         for node, peak in too_large.items()

@@ -28,12 +28,18 @@ class Held:
 
 
 def hold(
-    layers: Sequence[str], build: Build, candidates: Candidates, limits: Limits, auroc_loss: float, precision: str
+    layers: Sequence[str],
+    build: Build,
+    candidates: Candidates,
+    limits: Limits,
+    auroc_loss: float,
+    precision: str,
+    as_computed: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model,
 ) -> Held:
     """The graph with the fewest layers given back that keeps the limits.
 
     What a layer costs is measured with it alone in the precision; how many of the dearest are given back is then found
-    by bisection.
+    by bisection. `as_computed` makes of a graph what ONNX Runtime measures in its stead.
 
     Raises:
         ExportError: the limits hold with every layer given back only, or not even then.
@@ -42,7 +48,7 @@ def hold(
 
     def holds(count: int) -> bool:
         model = build(frozenset(dearest[:count]))
-        trials[count] = model, measure_loss(model.SerializeToString(), candidates, limits)
+        trials[count] = model, measure_loss(as_computed(model).SerializeToString(), candidates, limits)
         return trials[count][1].holds(limits, auroc_loss)
 
     dearest: list[str] = []
@@ -52,7 +58,7 @@ def hold(
     some = candidates.some(RANKING_IMAGES)
     with Work(f"finding what each layer costs in {precision}", len(layers)) as work:
         for layer in layers:
-            alone = build(frozenset(layers) - {layer})
+            alone = as_computed(build(frozenset(layers) - {layer}))
             costs[layer] = measure_loss(alone.SerializeToString(), some, limits)
             work.done(1, f"noise {costs[layer].noise:.2g}")
     dearest = sorted(layers, key=lambda layer: -costs[layer].noise)

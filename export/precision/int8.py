@@ -111,11 +111,12 @@ def _finished(graph: FloatGraph, nodes: list[onnx.NodeProto], constants: list[on
 
 
 def _sorted(graph: FloatGraph, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> list[onnx.NodeProto]:
-    """Every node after what it reads; ONNX Runtime writes the Q/DQ nodes last."""
+    """Every node after what it reads, in the float32 graph's order; Q/DQ nodes before what reads them."""
     makers = {name: node for node in nodes for name in node.output}
+    place = {node.name: index for index, node in enumerate(graph.nodes)}
     done = {"", *(constant.name for constant in constants), *(value.name for value in graph.model.graph.input)}
     ordered: list[onnx.NodeProto] = []
-    for first in nodes:
+    for first in sorted(nodes, key=lambda node: place.get(node.name, len(place))):
         waiting = [first]
         while waiting:
             node = waiting[-1]
