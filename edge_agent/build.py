@@ -11,7 +11,7 @@ from edge_agent.engines.tensorrt import DEFAULT_CACHE, Built, Flavour, build_eng
 from edge_agent.engines.tensorrt.api import NAMES, installed_flavour
 from edge_agent.offline import InputError
 
-STEP = 0.1  # of the whole, from line to line where the output is no terminal
+LINES = 10  # over the whole, where the output is no terminal
 
 
 class Progress:
@@ -22,14 +22,15 @@ class Progress:
     ):
         self._say, self._clock, self._over = say, clock, over
         self._started = clock()
-        self._told = -STEP
+        self._told = -1
         self._phase = ""
 
     def __call__(self, phase: str, share: float) -> None:
-        due = share >= self._told + STEP or (share == 1.0 and phase != self._phase)
+        reached = int(share * LINES + 1e-9)
+        due = reached > self._told or (share == 1.0 and phase != self._phase)
         if not (due or self._over):
             return
-        self._told, self._phase = share, phase
+        self._told, self._phase = reached, phase
         text = f"{share:4.0%}  {_duration(self._clock() - self._started)}  {phase}"
         if 0.02 < share < 1.0:
             left = (self._clock() - self._started) * (1 - share) / share
