@@ -215,12 +215,19 @@ def _torch_export(network, x, threads: int) -> Callable[[], object]:
 
 
 def _our_engine(images, threads: int) -> Callable[[], object]:
-    """The exported graph of an untrained network in ONNX Runtime, uint8 in, as the agent runs it."""
+    """The exported graph in ONNX Runtime, uint8 in, as the agent runs it."""
+    from edge_agent.engines.onnxruntime import OnnxRuntimeEngine
+
+    engine = OnnxRuntimeEngine(our_model(), threads=threads)
+    return lambda: engine.run(images)
+
+
+def our_model() -> bytes:
+    """The exported graph of an untrained network, as a bundle has it."""
     import jax
     import numpy as np
     from flax import nnx
 
-    from edge_agent.engines.onnxruntime import OnnxRuntimeEngine
     from export.detector import OUTPUTS
     from export.lower import InputSpec, lower
     from train.backbones import find_backbone
@@ -238,8 +245,7 @@ def _our_engine(images, threads: int) -> Callable[[], object]:
         return raw.image_score / 1.0, raw.anomaly_map / 1.0, raw.image_score
 
     model = lower(trace, {"image": InputSpec(("batch", SIZE, SIZE, 3), np.uint8)}, OUTPUTS, name="fastflow")
-    engine = OnnxRuntimeEngine(model.SerializeToString(), threads=threads)
-    return lambda: engine.run(images)
+    return model.SerializeToString()
 
 
 if __name__ == "__main__":
