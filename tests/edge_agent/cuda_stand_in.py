@@ -54,6 +54,7 @@ class StandIn:
         self.build_fails_with: str | None = None  # what TensorRT logs before it gives no plan
         self.seen_timing: list[bytes] = []  # timing caches that builds were given
         self.networks: list[int] = []  # flags that networks were created with
+        self.configs: list[Any] = []  # of each build: flags, pools, profile
         self.executions: list[int] = []  # the batch of each
         self._next_address = 0x7F00_0000_0000
         self._stacks = threading.local()
@@ -433,6 +434,7 @@ def _tensorrt_module(machine: StandIn) -> Any:
             return Profile()
 
         def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
+            machine.configs.append(config)
             config.progress_monitor.phase_start("Building engine", None, 2)
             for step in range(2):
                 if not config.progress_monitor.step_complete("Building engine", step):

@@ -83,7 +83,7 @@ def pybind_signatures(function: typing.Any, name: str) -> list[tuple[list[tuple[
     for line in function.__doc__.splitlines():
         match = re.match(rf"(?:\d+\. )?{name}\((.*)\) -> (.+)$", line.strip())
         if match and match[1] != "*args, **kwargs":
-            text = re.sub(r"(\w+\.)+(\w+)", r"\2", match[1])
+            text = re.sub(r"(?:\w+(?:\.|::))+(\w+)", r"\1", match[1])
             text = re.sub(r"<[^>]*>", "0", text)
             parts = [part.strip() for part in re.split(r", (?=\w+: )", text) if part.strip()]
             arguments = []
@@ -92,7 +92,7 @@ def pybind_signatures(function: typing.Any, name: str) -> list[tuple[list[tuple[
                 kind, _, default = kind.partition(" = ")
                 if argument != "self":
                     arguments.append((argument, kind, bool(default)))
-            found.append((arguments, re.sub(r"(\w+\.)+(\w+)", r"\2", match[2])))
+            found.append((arguments, re.sub(r"(?:\w+(?:\.|::))+(\w+)", r"\1", match[2])))
     assert found, f"{name} has no signature: {function.__doc__}"
     return found
 

@@ -125,7 +125,11 @@ def test_a_second_build_takes_what_the_cache_has(machine, bundle, cache):
     ],
 )
 def test_another_way_to_build_is_another_key(machine, bundle, cache, options):
-    first, second = build(bundle, cache), build(bundle, cache, **options)
+    first, second = build(bundle, cache), build(bundle, cache, rebuild=True, **options)
+    config = machine.configs[1]
+    assert config.flags == ({"TF32"} if options.get("allow_tf32") else set())
+    assert config.pools == ({"WORKSPACE": 2**28} if "workspace_bytes" in options else {})
+    assert config.profile.shapes[2] == (options.get("batch_sizes", (1, 1, 1))[2], 12, 16, 3)
     assert (first.key == second.key) == (options == {"optimization_level": 3})  # that is TensorRT's own
 
 
