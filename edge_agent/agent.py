@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from edge_agent.pictures import Album
 from edge_agent.pipeline import QUEUED_VERDICTS, Decided, deliver, inspect, show
 from edge_agent.publisher import Publisher
 from edge_agent.stages import Wake, wake
+from edge_agent.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def run(
     maps = config.anomaly_maps
     preprocessing, tally = bundle.manifest.preprocessing, Tally()
     decided: Queue[Decided | Wake | None] = Queue(QUEUED_VERDICTS)
-    engine_state = EngineState(wake=lambda: wake(decided))
+    engine_state, watchdog = EngineState(wake=lambda: wake(decided)), Watchdog()
 
     def stop() -> None:
         camera.close()
@@ -105,7 +107,9 @@ def run(
             drain_timeout_s=config.mqtt.drain_timeout_s,
             stopping=stopping,
             engine_state=engine_state,
+            beat=_now_and_then(watchdog.alive),
         )
+        watchdog.ready(f"The engine {engine.name} serves.")
         try:
             inspect(
                 camera,
@@ -119,6 +123,7 @@ def run(
                 album=album,
             )
         finally:
+            watchdog.stopping()
             broker = connection.outcome.text
             connection.close()
             left = len(outbox)
@@ -161,6 +166,19 @@ def engine_candidates(config: AgentConfig) -> list[Candidate]:
         device=settings.device,
         cache=None if settings.cache is None else str(settings.cache.absolute()),
     )
+
+
+def _now_and_then(call: Callable[[], None], interval_s: float = 1.0) -> Callable[[], None]:
+    """`call`, but no more often than this."""
+    due = 0.0
+
+    def limited() -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + interval_s
+            call()
+
+    return limited
 
 
 def _origin(config: AgentConfig, bundle: Bundle, boot: int) -> Origin:

@@ -21,7 +21,7 @@ from edge_agent.health import Tally
 from edge_agent.messages import Model, Origin, Topics
 from edge_agent.outbox import Outbox, OutboxError
 from edge_agent.pictures import Album, PictureError, encode_map, write_png
-from edge_agent.pipeline import QUEUED_FRAMES, QUEUED_VERDICTS, deliver, inspect, show
+from edge_agent.pipeline import QUEUED_FRAMES, QUEUED_VERDICTS, _prepare, deliver, inspect, score_frames, show
 from edge_agent.preprocess import Preprocessing
 from edge_agent.publisher import Publisher
 from edge_agent.stages import Stage, StageError, run_stages, take_all, wake
@@ -368,3 +368,70 @@ def test_a_picture_is_whole_or_absent_and_can_be_kept_from_overwriting(tmp_path)
 def test_the_map_for_machines_says_where_the_threshold_is():
     grey = cv2.imdecode(np.frombuffer(encode_map(np.float32([[0, 0.5, 1.0, 9.0]])), np.uint8), cv2.IMREAD_UNCHANGED)
     assert grey.tolist() == [[0, 50, 100, 255]]
+
+
+class SlottedEngine(ScriptedEngine):
+    """Two slots; `told` is what was asked of it, in turn."""
+
+    slots = 2
+
+    def __init__(self, *script):
+        super().__init__(*script)
+        self.told, self._number = [], 0
+
+    def submit(self, images):
+        self._number += 1
+        self.told.append(f"submit {self._number}")
+        return self._number
+
+    def collect(self, ticket):
+        self.told.append(f"collect {ticket}")
+        return self.run(None)
+
+
+def test_the_next_part_is_submitted_before_the_answer_to_this_one_and_order_is_kept():
+    engine = SlottedEngine(scores(0.5), EngineError("It fell over."), scores(1.5, peak=2.0))
+    bad = frame(2, error="no", reason="bad_frame")
+    taken, scored = Queue(), Queue()
+    for sequence, each in enumerate([frame(0), frame(1), bad, frame(3), frame(4)]):
+        taken.put(_prepare(sequence, each, PREPROCESSING))
+    taken.put(None)
+    score_frames(taken, scored, engine)
+    assert engine.told == [
+        *("submit 1", "submit 2", "collect 1", "collect 2"),  # the bad frame stands in the second slot's place
+        *("submit 3", "submit 4", "collect 3", "collect 4"),
+    ]
+    answers = list(iter(scored.get, None))
+    assert [(each.taken.sequence, each.scores is not None, each.reason) for each in answers] == [
+        (0, True, None),
+        (1, False, "engine_failed"),
+        (2, False, "bad_frame"),
+        (3, True, None),
+        (4, True, None),
+    ]
+
+
+def test_an_answer_never_waits_for_the_next_part():
+    engine, first, given = SlottedEngine(scores(0.5)), threading.Event(), []
+
+    def slowly():
+        yield frame(0)
+        assert first.wait(30)  # the camera gives the second part only after the verdict on the first
+        yield frame(1)
+
+    def give(result):
+        given.append(result)
+        first.set()
+
+    inspect(ScriptedCamera(slowly()), engine, ORIGIN, PREPROCESSING, Queue(8), partial(show, tally=Tally(), given=give))
+    assert len(given) == 2
+    assert engine.told == ["submit 1", "collect 1", "submit 2", "collect 2"]
+
+
+def test_an_engine_that_takes_no_part_makes_it_unknown():
+    class Refusing(SlottedEngine):
+        def submit(self, images):
+            raise EngineError("No room.")
+
+    given = judge_all(ScriptedCamera([frame(0), frame(1)]), Refusing(scores(0.5)))
+    assert [(result.reason, result.detail) for result in given] == [("engine_failed", "No room.")] * 2

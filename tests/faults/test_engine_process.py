@@ -2,13 +2,14 @@
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
 import pytest
 from ledger import Ledger
 from line import RunningAgent, make_line, running
-from mosquitto import key
+from mosquitto import free_port, key
 
 from edge_agent.messages import Event, State
 
@@ -94,3 +95,21 @@ def test_a_signal_to_the_whole_group_stops_the_agent_cleanly(line, subscriber, n
             os.kill(pid, number)
         assert agent.wait(60) == 0, agent.log
     assert "unknown" not in {result["verdict"] for result in agent.given}
+
+
+def test_systemd_hears_ready_alive_and_stopping(tmp_path, monkeypatch):
+    heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    heard.bind(str(tmp_path / "notify"))
+    heard.settimeout(30)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    camera = {"top": {"kind": "folder", "path": "parts", "loop": True, "interval_s": 0.01}}
+    config = make_line(tmp_path, port=free_port(), cameras=camera, mqtt={"drain_timeout_s": 0.1})
+    with RunningAgent(config) as agent:
+        said = [heard.recv(4096).decode().splitlines() for _ in range(3)]
+        agent.end()
+    while "STOPPING=1" not in said[-1]:
+        said.append(heard.recv(4096).decode().splitlines())
+    heard.close()
+    assert said[0] == ["READY=1", "STATUS=The engine onnxruntime serves."]
+    assert said[1:-1] == [["WATCHDOG=1"]] * (len(said) - 2)
+    assert len(said) >= 4
