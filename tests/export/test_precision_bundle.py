@@ -63,17 +63,6 @@ def test_the_agent_trusts_it_and_the_manifest_says_what_it_costs(packed):
     assert distance.min() >= manifest.limits.score_error
 
 
-def test_a_smaller_precision_is_a_smaller_file(untrained_run, tmp_path):
-    calibration = read_held_out(untrained_run)[0]
-    sizes = []
-    for precision in PRECISIONS:
-        images = calibration if precision == "int8" else None
-        made = pack(untrained_run, tmp_path / precision, precision=precision, calibration=images)
-        constants = onnx.load_from_string(made.bundle.read("model.onnx")).graph.initializer
-        sizes.append(sum(len(constant.SerializeToString()) for constant in constants))
-    assert sizes == sorted(sizes, reverse=True)
-
-
 def test_the_command_calibrates_on_the_folder_that_the_run_was_trained_on(trained_folder, line_folder, tmp_path):
     wanted = ("--precision", "int8", "--data", line_folder, "--set", "scoring=uncertainty", "--set", "dropout_passes=3")
     code, out, err = typed("bundle", trained_folder, "--out", tmp_path / "b", "--json", *wanted)
@@ -83,7 +72,7 @@ def test_the_command_calibrates_on_the_folder_that_the_run_was_trained_on(traine
     assert printed["precision_loss"]["layers"] == 12
     code, _, err = typed("bundle", trained_folder, "--out", tmp_path / "h", "--precision", "fp16")
     assert code == 0, err
-    assert "Against float32, on 7 held-out good images and 28 stained: image AUROC" in err
+    assert "Against float32, on 5 held-out good images and 30 stained: image AUROC" in err
     code, _, err = typed("evaluate", tmp_path / "b", "--data", line_folder, "--out", tmp_path / "m.json")
     assert code == 0, err
     assert json.loads((tmp_path / "m.json").read_text())["precision"] == "int8"
