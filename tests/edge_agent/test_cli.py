@@ -228,6 +228,29 @@ def test_check_finds_everything_in_order_and_changes_nothing(tmp_path, broker):
     assert sorted((path, path.stat().st_mtime_ns) for path in before_paths(tmp_path)) == before
 
 
+def test_check_says_which_engine_would_serve_and_which_not(tmp_path):
+    config = make_line(tmp_path, port=free_port(), engine={"kind": "tensorrt"})
+    code, found = checked(config)  # no TensorRT or no GPU here, or no engine file: ONNX Runtime serves
+    ok, text = found["engine"]
+    assert ok
+    assert text.startswith("onnxruntime (float32) serves: engine.kind is tensorrt; onnxruntime (float32) serves ")
+    assert found["golden set"][1].startswith("onnxruntime agrees on 16 images")
+    assert found["engine tensorrt"][1] in text
+    config = make_line(tmp_path, port=free_port(), engine={"kind": "tensorrt", "fallback": False})
+    code, found = checked(config)
+    assert code == 1
+    assert found["golden set"] == (False, found["golden set"][1])
+    assert "engine" not in found
+
+
+def test_auto_serves_with_an_engine_of_this_machine(tmp_path):
+    config = make_line(tmp_path, port=free_port(), parts=4, engine={"kind": "auto"})
+    done = agent("run", "--config", config, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["verdict"] for line in done.stdout.splitlines()] == ["pass", "pass", "reject", "reject"]
+    assert re.search(r"The engine \w+ \(\w+\) serves: (the fastest on this machine|it is the only one)", done.stderr)
+
+
 def before_paths(folder):
     return [path for path in folder.rglob("*") if "broker" not in path.parts]
 
