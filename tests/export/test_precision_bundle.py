@@ -10,7 +10,7 @@ from precise_graphs import reading
 from test_bundle_of_a_run import typed
 from untrained_run import make_fastflow_run
 
-from edge_agent.bundle import open_bundle, read_golden
+from edge_agent.bundle import BundleError, open_bundle, read_golden
 from edge_agent.engines import open_engine
 from edge_agent.engines.golden import check_golden
 from edge_agent.preprocess import prepare, read_image
@@ -61,6 +61,19 @@ def test_the_agent_trusts_it_and_the_manifest_says_what_it_costs(packed):
         assert half.count(True) == loss.layers - len(returned)
     distance = np.abs(read_golden(bundle).image_score - 1)
     assert distance.min() >= manifest.limits.score_error
+
+
+def test_the_statement_is_typed_and_may_be_missing(untrained_run, tmp_path):
+    folder = pack(untrained_run, tmp_path / "bundle", precision="fp16").bundle.folder
+    fields = json.loads((folder / "manifest.json").read_text())
+    for change in ({"image_auroc": 1.5}, {"given_back": [{"node": "a", "reason": "whim"}]}, {"extra": 1}):
+        changed = fields | {"precision_loss": fields["precision_loss"] | change}
+        (folder / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(BundleError, match=f"precision_loss.{next(iter(change))}"):
+            open_bundle(folder)
+    del fields["precision_loss"]
+    (folder / "manifest.json").write_text(json.dumps(fields))
+    assert open_bundle(folder).manifest.precision_loss is None
 
 
 def test_the_command_calibrates_on_the_folder_that_the_run_was_trained_on(trained_folder, line_folder, tmp_path):
