@@ -15,6 +15,7 @@ import importlib.machinery
 import json
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -47,6 +48,7 @@ class StandIn:
         self.freed: set[int] = set()
         self.pinned: dict[int, "_Pinned"] = {}  # address -> what is pinned and not freed
         self.retained = 0  # references to the primary context
+        self.streams = 0  # not destroyed yet
         self.allocations = 0  # of the GPU and of pinned memory, ever
         self.sticky: str | None = None  # once CUDA has failed for good, the text of its every answer
         self.fail_next: dict[str, str] = {}  # call -> the text it fails with, once; "execute", "synchronize", ...
@@ -108,7 +110,12 @@ class StandIn:
 
     def leaks(self) -> list[str]:
         """What is still held; nothing once all engines are closed."""
-        held = {"device memory": len(self.memory), "pinned memory": len(self.pinned), "contexts": self.retained}
+        held = {
+            "device memory": len(self.memory),
+            "pinned memory": len(self.pinned),
+            "streams": self.streams,
+            "contexts": self.retained,
+        }
         return [f"{n} of {what}" for what, n in {**held, "contexts current": len(self.stack)}.items() if n]
 
 
@@ -251,6 +258,11 @@ def _driver_module(machine: StandIn) -> Any:
             machine.call("cuStreamCreate")
             self.queue: list[Callable[[], None]] = []
             self.uses: list[_Pinned] = []
+            machine.streams += 1
+
+        def __del__(self) -> None:  # PyCUDA destroys a stream with its last reference, if its context is alive
+            if machine.stack and machine.stack[-1].is_valid:
+                machine.streams -= 1
 
         @property
         def handle(self) -> int:
@@ -273,7 +285,7 @@ def _driver_module(machine: StandIn) -> Any:
                     pinned.pending.discard(self.handle)
                 self.uses.clear()
 
-    streams: dict[int, Stream] = {}
+    streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
 
     def make_stream(flags: int = 0) -> Stream:
         stream = Stream(flags)

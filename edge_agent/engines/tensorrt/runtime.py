@@ -4,7 +4,7 @@ import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn, cast
 
 import numpy as np
@@ -35,9 +35,8 @@ class _Slot:
 
     stream: Stream
     context: IExecutionContext
-    image: np.ndarray  # pinned, uint8 [largest batch, height, width, 3]
-    scores: Scores  # pinned
-    device: dict[str, DeviceAllocation]  # tensor -> its memory on the GPU
+    host: dict[str, np.ndarray] = field(default_factory=dict)  # tensor -> pinned memory for the largest batch
+    device: dict[str, DeviceAllocation] = field(default_factory=dict)  # tensor -> its memory on the GPU
     shaped: int = 0  # the batch that `context` is set to
     ticket: int | None = None  # of the batch under way
     batch: int = 0  # how many images it has
@@ -82,7 +81,7 @@ class TensorRTEngine:
                     self._refuse_plan(trt)
                 self.batch_sizes = _check_tensors(self._engine, trt, size)  # smallest and largest batch
                 for _ in range(slots):
-                    self._slots.append(self._make_slot(self._engine))
+                    self._add_slot(self._engine)
         except BaseException:
             self.close()
             raise
@@ -124,7 +123,7 @@ class TensorRTEngine:
         slot.ticket = None
         with self._on_device("scoring a batch"):
             slot.stream.synchronize()
-        return Scores(*(values[: slot.batch].copy() for values in slot.scores))
+        return Scores(*(slot.host[name][: slot.batch].copy() for name in Scores._fields))
 
     def close(self) -> None:
         """Free all memory on the device, and pinned memory. Again: nothing happens."""
@@ -142,25 +141,23 @@ class TensorRTEngine:
             self._lost = error if isinstance(error, DeviceLost) else None
             logger.warning("%s", error)
         finally:
-            # The order matters: what executes, then its engine, then its runtime; streams with the context current.
-            slots.clear()
             self._engine = self._runtime = None
             if self._lost is None:
                 self._context.detach()  # and no longer current
 
     def _enqueue(self, slot: _Slot, images: np.ndarray) -> None:
         n = len(images)
-        np.copyto(slot.image[:n], images)
+        np.copyto(slot.host["image"][:n], images)
         if slot.shaped != n:
             slot.shaped = 0
             if not slot.context.set_input_shape("image", (n, *self.size, 3)):
                 raise explain(self._heard.errors(), f"preparing a batch of {n}")
             slot.shaped = n
-        self._driver.memcpy_htod_async(slot.device["image"], slot.image[:n], slot.stream)
+        self._driver.memcpy_htod_async(slot.device["image"], slot.host["image"][:n], slot.stream)
         if not slot.context.execute_async_v3(slot.stream.handle):
             raise explain(self._heard.errors(), "scoring a batch")
-        for name, values in slot.scores._asdict().items():
-            self._driver.memcpy_dtoh_async(values[:n], slot.device[name], slot.stream)
+        for name in Scores._fields:
+            self._driver.memcpy_dtoh_async(slot.host[name][:n], slot.device[name], slot.stream)
 
     def _settle(self, slot: _Slot) -> None:
         """After a failure half way: nothing may still copy from or to the slot's buffers. It can then be used again."""
@@ -169,28 +166,23 @@ class TensorRTEngine:
         except self._driver.Error as error:
             raise explain(str(error), "scoring a batch") from error
 
-    def _make_slot(self, engine: ICudaEngine) -> _Slot:
+    def _add_slot(self, engine: ICudaEngine) -> None:
         context = engine.create_execution_context()
         if context is None:
             raise explain(self._heard.errors(), "opening the engine")
-        stream = cast(Stream, self._driver.Stream())
+        slot = _Slot(self._driver.Stream(), context)
+        self._slots.append(slot)  # from here on `close` frees what it has
         largest, (height, width) = self.batch_sizes[1], self.size
-
-        def pinned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
-            return self._driver.pagelocked_empty((largest, *shape), dtype)
-
-        image = pinned((height, width, 3), np.uint8)
-        scores = Scores(pinned((), np.float32), pinned((height, width), np.float32), pinned((), np.float32))
-        slot = _Slot(stream, context, image, scores, {})
-        try:
-            for name, host in {"image": image, **scores._asdict()}.items():
-                slot.device[name] = self._driver.mem_alloc(host.nbytes)
-                if not context.set_tensor_address(name, int(slot.device[name])):
-                    raise explain(self._heard.errors(), "opening the engine")
-        except BaseException:
-            _free(slot)
-            raise
-        return slot
+        for name, shape, dtype in (
+            ("image", (height, width, 3), np.uint8),
+            ("image_score", (), np.float32),
+            ("anomaly_map", (height, width), np.float32),
+            ("raw_score", (), np.float32),
+        ):
+            slot.host[name] = self._driver.pagelocked_empty((largest, *shape), dtype)
+            slot.device[name] = self._driver.mem_alloc(slot.host[name].nbytes)
+            if not context.set_tensor_address(name, int(slot.device[name])):
+                raise explain(self._heard.errors(), "opening the engine")
 
     def _refuse_plan(self, trt: TensorRT) -> NoReturn:
         said = self._heard.errors()
@@ -219,13 +211,13 @@ class TensorRTEngine:
 
 
 def _free(slot: _Slot) -> None:
-    """Wait for what is under way, then free. The arrays must not be touched afterwards."""
+    """Wait for what is under way, then free all, now and in this context, whoever still holds the slot."""
     slot.stream.synchronize()
     for memory in slot.device.values():
         memory.free()
-    slot.device.clear()
-    for pinned in (slot.image, *slot.scores):
+    for pinned in slot.host.values():
         cast(PagelockedHostAllocation, pinned.base).free()
+    vars(slot).clear()  # streams and execution contexts have no `free`: they end with their last reference
 
 
 def _check_tensors(engine: ICudaEngine, trt: TensorRT, size: tuple[int, int]) -> tuple[int, int]:
