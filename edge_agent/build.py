@@ -12,6 +12,7 @@ from edge_agent.engines.tensorrt.api import NAMES, installed_flavour
 from edge_agent.offline import InputError
 
 LINES = 10  # over the whole, where the output is no terminal
+REFRESH_S = 0.2  # of the line on a terminal
 
 
 class Progress:
@@ -24,13 +25,14 @@ class Progress:
         self._started = clock()
         self._told = -1
         self._phase = ""
+        self._last = self._started - REFRESH_S
 
     def __call__(self, phase: str, share: float) -> None:
         reached = int(share * LINES + 1e-9)
         due = reached > self._told or (share == 1.0 and phase != self._phase)
-        if not (due or self._over):
+        if not due and not (self._over and self._clock() >= self._last + REFRESH_S):
             return
-        self._told, self._phase = reached, phase
+        self._told, self._phase, self._last = reached, phase, self._clock()
         text = f"{share:4.0%}  {_duration(self._clock() - self._started)}  {phase}"
         if 0.02 < share < 1.0:
             left = (self._clock() - self._started) * (1 - share) / share

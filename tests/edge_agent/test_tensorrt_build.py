@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from cuda_stand_in import StandIn
 from tiny_bundle import golden_arrays, parts, tiny_model, write_bundle
+from typer.testing import CliRunner
 
+from edge_agent.__main__ import app
 from edge_agent.bundle import open_bundle
 from edge_agent.engines import EngineError, EngineNotBuilt
 from edge_agent.engines.tensorrt import DeviceLost, build_engine, open_tensorrt, timing
@@ -164,6 +166,23 @@ def test_a_request_that_can_not_be_is_refused_before_any_work(machine, bundle, c
     with pytest.raises(EngineError, match=said):
         build(bundle, cache, **options)
     assert machine.networks == []
+
+
+def test_the_command_says_how_closely_it_agrees_and_refuses_what_does_not(machine, bundle, cache):
+    def typed(*arguments):
+        result = CliRunner().invoke(app, ["build", str(bundle.folder), "--cache", str(cache), *arguments])
+        return result.exit_code, result.stdout, result.stderr
+
+    code, out, err = typed()
+    assert (code, "checking the golden set" in err) == (0, True)
+    assert "It agrees with the golden set on this device: 16 images, map error " in out
+    assert "trtexec --onnx=" in out
+    code, out, _ = typed("--json")
+    assert json.loads(out)["golden"]["verdict_flips"] == 0
+    machine.changes_scores = says_wrong
+    code, out, err = typed("--batch", "2")
+    assert (code, out) == (1, "")
+    assert "The new engine is not used. The engine tensorrt disagrees with the golden set" in err
 
 
 # --- what is not used ------------------------------------------------------------------------------------------------
@@ -389,7 +408,7 @@ def test_an_operation_that_tensorrt_does_not_know_is_named_with_its_node(machine
     with pytest.raises(
         EngineError,
         match=r"TensorRT 10.3.0 can't read .*model.onnx: node score/sparkle_0, operation Sparkle: Plugin not found, .*"
-        r"Update TensorRT, or run the bundle with engine.kind onnxruntime",
+        r"Export the bundle again, update TensorRT, or run it with engine.kind onnxruntime",
     ):
         build(bundle, cache)
     assert engine_files(cache) == []

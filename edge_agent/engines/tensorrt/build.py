@@ -104,7 +104,7 @@ def build_engine(
             if not rebuild and (known := _known(stock, key, bundle)) is not None:
                 return Built(known.engine, key.digest, 0.0, known.side.trtexec, known.side.proof)
             on_progress("reading the model", 0.0)
-            network, parser = _parse(bundle, builder, trt, trt_logger)
+            network, parser = _parse(bundle, builder, trt, trt_logger, flavour)
             _add_profile(builder, config, network, key, heard)
             _use_timing_cache(config, stock.folder, key)
             phases = Phases(on_progress)
@@ -230,20 +230,20 @@ def _known(stock: EngineCache, key: EngineKey, bundle: Bundle) -> Entry | None:
 
 
 def _parse(
-    bundle: Bundle, builder: Builder, trt: TensorRT, trt_logger: object
+    bundle: Bundle, builder: Builder, trt: TensorRT, trt_logger: object, flavour: Flavour
 ) -> tuple[INetworkDefinition, OnnxParser]:
     """The network, and the parser, which owns its weights."""
     strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)  # implied from TensorRT 11 on
     network = builder.create_network(strongly_typed)
     parser: OnnxParser = trt.OnnxParser(network, trt_logger)
     if not parser.parse(bundle.read(MODEL)):
-        raise EngineError(_parser_said(bundle, parser, trt))
+        raise EngineError(_parser_said(bundle, parser, f"{NAMES[flavour]} {trt.__version__}"))
     return network, parser
 
 
-def _parser_said(bundle: Bundle, parser: OnnxParser, trt: TensorRT) -> str:
+def _parser_said(bundle: Bundle, parser: OnnxParser, tensorrt: str) -> str:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    where = f"TensorRT {trt.__version__} can't read {bundle.folder / MODEL}"
+    where = f"{tensorrt} can't read {bundle.folder / MODEL}"
     if not errors:
         return f"{where}, and gives no reason. Export the bundle again, or update TensorRT."
     first, more = errors[0], len(errors) - 1
@@ -252,7 +252,10 @@ def _parser_said(bundle: Bundle, parser: OnnxParser, trt: TensorRT) -> str:
         first.node_operator()
     )
     others = f" (and {more} more)" if more else ""
-    return f"{where}: {node}{reason}{others}. Update TensorRT, or run the bundle with engine.kind onnxruntime."
+    return (
+        f"{where}: {node}{reason}{others}. Export the bundle again, update TensorRT, or run it with engine.kind "
+        "onnxruntime."
+    )
 
 
 def _add_profile(

@@ -26,6 +26,7 @@ from edge_agent.engines.tensorrt.cuda import DeviceLost, current, explain, retai
 from edge_agent.engines.tensorrt.log import Heard, make_logger
 
 logger = logging.getLogger(__name__)
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: a slot waits for nothing that runs on CUDA's default stream
 SLOTS = 2  # one batch is copied while the other executes
 
 
@@ -170,7 +171,7 @@ class TensorRTEngine:
         context = engine.create_execution_context()
         if context is None:
             raise explain(self._heard.errors(), "opening the engine")
-        slot = _Slot(self._driver.Stream(), context)
+        slot = _Slot(self._driver.Stream(NON_BLOCKING), context)
         self._slots.append(slot)  # from here on `close` frees what it has
         largest, (height, width) = self.batch_sizes[1], self.size
         for name, shape, dtype in (
