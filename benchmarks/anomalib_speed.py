@@ -40,6 +40,7 @@ def main(
     anomalib_python: Annotated[Path, typer.Option(help="Python of an environment with anomalib.", show_default=False)],
     rounds: Annotated[int, typer.Option(help="Turns of each side.")] = 7,
     calls: Annotated[int, typer.Option(help="Calls per turn; the first two warm up.")] = 20,
+    beside: Annotated[str, typer.Option(help="What else ran meanwhile: goes into the JSON.")] = "",
 ) -> None:
     """Measure, print a table, write the JSON."""
     with tempfile.TemporaryDirectory() as folder:
@@ -68,6 +69,7 @@ def main(
             print(f"{ours} against {peer}, times as fast: {ratio}")
     record = {
         "about": {**about, "our_openvino": openvino_version(), "cores": os.cpu_count(), "load_at_each_turn": loads},
+        "beside": beside,
         "images_per_s": {side: round(1 / value, 2) for side, value in seconds.items()},
         "cpu_ms_per_image": {side: round(1000 * value, 2) for side, value in processor.items()},
         "times_as_fast": ratios,
