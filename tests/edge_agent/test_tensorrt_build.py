@@ -294,7 +294,10 @@ def test_a_first_engine_that_disagrees_is_never_used_and_the_reason_is_kept(mach
         EngineNotBuilt, match="disagrees with the golden set .* map_error is 0.*Build it on this device"
     ):
         open_tensorrt(bundle, flavour="tensorrt", cache=cache)
-    assert build(bundle, cache).seconds > 0  # asked for by name, it is tried again
+    with pytest.raises(EngineError, match="Built on 20.*, it is not used. .*disagrees .* --rebuild tries again"):
+        build(bundle, cache)  # as at every start of the agent: no minutes are spent on what is known
+    assert len(machine.networks) == 1
+    assert build(bundle, cache, rebuild=True).seconds > 0
     assert scores_right(bundle, cache)
 
 
@@ -303,6 +306,14 @@ def test_an_engine_that_is_wrong_in_its_largest_batch_alone_is_refused(machine, 
     build(bundle, cache)
     with pytest.raises(EngineError, match="disagrees with the golden set"):
         build(bundle, cache, batch_sizes=(1, 1, 4))
+
+
+def test_what_one_golden_set_refused_another_may_take(machine, bundle, cache, tmp_path):
+    machine.changes_scores = says_wrong
+    with pytest.raises(EngineError, match="disagrees"):
+        build(bundle, cache)
+    wide = {"map_error": 1.0, "score_error": 1.0, "verdict_flips": 0}
+    build(open_bundle(write_bundle(tmp_path / "wide", model=tiny_model(), limits=wide)), cache)
 
 
 def test_nan_in_the_golden_set_is_a_disagreement(machine, bundle, cache):

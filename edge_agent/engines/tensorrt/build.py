@@ -213,10 +213,17 @@ def _key(
 
 
 def _known(stock: EngineCache, key: EngineKey, bundle: Bundle) -> Entry | None:
-    """What the cache has for this very key, whole, and proved for this bundle where it was built for this device."""
+    """What the cache has for this very key, whole, and proved for this bundle where it was built for this device.
+
+    EngineError where it failed the golden set: minutes of building at every start would end alike.
+    """
     for entry in stock.entries():
-        proof = entry.side.proof
-        if entry.side.key != key or entry.side.refused is not None:
+        proof, refused = entry.side.proof, entry.side.refused
+        if entry.side.key != key:
+            continue
+        if refused is not None:
+            if refused.bundle == bundle.digest:
+                raise EngineError(f"Built on {refused.when}, it is not used. {refused.why} --rebuild tries again.")
             continue
         if key.gpu is not None and (proof is None or proof.bundle != bundle.digest):
             continue

@@ -84,6 +84,14 @@ class Proof(_Part):
     verdict_flips: int
 
 
+class Refusal(_Part):
+    """That the engine failed the golden set of a bundle; its engine file is gone."""
+
+    when: str
+    bundle: str  # digest
+    why: str
+
+
 class Side(_Part):
     """The side file of an engine file."""
 
@@ -98,7 +106,7 @@ class Side(_Part):
     build_seconds: float
     trtexec: str
     proof: Proof | None = None
-    refused: str | None = None  # why it failed the golden set; its engine file is gone
+    refused: Refusal | None = None
 
 
 @dataclass(frozen=True)
@@ -195,9 +203,11 @@ class EngineCache:
             entry.path.unlink(missing_ok=True)
         return proved
 
-    def refuse(self, entry: Entry, why: str) -> None:
+    def refuse(self, entry: Entry, why: str, bundle: str) -> None:
         """Note that it failed the golden set. Nothing runs it again; its engine file is removed."""
-        self._write_side(entry.side.model_copy(update={"proof": None, "refused": why}))
+        self._write_side(
+            entry.side.model_copy(update={"proof": None, "refused": Refusal(when=now(), bundle=bundle, why=why)})
+        )
         if not any(e.side.engine == entry.side.engine and e.side.refused is None for e in self.entries()):
             entry.engine.unlink(missing_ok=True)
 

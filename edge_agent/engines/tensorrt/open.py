@@ -25,7 +25,8 @@ def open_tensorrt(bundle: Bundle, *, flavour: Flavour, cache: Path, device: int 
     stock = EngineCache(cache)
     reasons = []
     for entry in stock.of_model(bundle.manifest.sha256[MODEL], flavour):
-        why = entry.side.refused or entry.side.key.misfit(trt.__version__, here)
+        refused = entry.side.refused
+        why = refused.why if refused is not None else entry.side.key.misfit(trt.__version__, here)
         if why is None:
             try:
                 return open_entry(bundle, entry, stock, trt=trt, driver=driver, here=here)
@@ -74,7 +75,7 @@ def prove(bundle: Bundle, engine: TensorRTEngine, entry: Entry, stock: EngineCac
     except (DeviceLost, OutOfMemory):
         raise  # says nothing about the engine file
     except EngineError as error:
-        stock.refuse(entry, str(error))
+        stock.refuse(entry, str(error), bundle.digest)
         raise EngineNotBuilt(str(error)) from error
     return GoldenResult(
         n=results[0].n,
