@@ -14,6 +14,7 @@ from typing import Any
 
 import accuracy
 import fastflow_study
+import precision
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -22,7 +23,16 @@ MARKS = re.compile(r"<!-- results:begin -->.*<!-- results:end -->", re.DOTALL)
 
 def main() -> None:
     """Write all READMEs that have marks."""
-    everything = [*accuracy_table(accuracy.ROWS), "", *speed_tables(), "", *agent_line()]
+    everything = [
+        *accuracy_table(accuracy.ROWS),
+        "",
+        *speed_tables(),
+        *anomalib_line(),
+        "",
+        *precision_table(),
+        "",
+        *agent_line(),
+    ]
     fastflow = [row for row in accuracy.ROWS if row.system == "fastflow"]
     pages = {
         ROOT / "README.md": everything,
@@ -62,6 +72,34 @@ def speed_tables() -> list[str]:
         eager, exported = ratios.get("torch eager", ratios.get("torch")), ratios.get("torch exported")
         lines.append(f"| FastFlow ResNet18, {name} | {eager:.2f} | {f'{exported:.2f}' if exported else ''} |")
     return lines
+
+
+def anomalib_line() -> list[str]:
+    if not (speed := _read("anomalib_speed.json")):
+        return []
+    pairs = [
+        f"{ratios['median']:.2f} of {peer}"
+        for peers in speed["times_as_fast"].values()
+        for peer, ratios in peers.items()
+    ]
+    return [
+        "",
+        f"FastFlow ResNet18 at batch 1 in our OpenVINO engine against anomalib {speed['about']['anomalib']} and its "
+        f"OpenVINO path at the same precision, in one run: {', '.join(pairs)} "
+        "(`python benchmarks/anomalib_speed.py --anomalib-python PYTHON`).",
+    ]
+
+
+def precision_table() -> list[str]:
+    """What float16 and int8 cost on a test set."""
+    if not (paths := sorted(precision.RESULTS.glob("*.json"))):
+        return []
+    return [
+        "What a bundle's precision costs, in ONNX Runtime on a CPU, against the same run's float32 bundle "
+        "(`python benchmarks/precision.py RUN --data FOLDER`):",
+        "",
+        *precision.as_table(paths),
+    ]
 
 
 def agent_line() -> list[str]:
