@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edge_agent.bundle import Bundle
+from edge_agent.bundle import Bundle, BundleError
 from edge_agent.engines import EngineDied, EngineError, Scores
 from edge_agent.engines.build import Builder, OnProgress, build_beside, build_candidate
 from edge_agent.engines.child import SLOTS, Candidate, Opener, open_candidate
@@ -151,8 +151,13 @@ class Supervisor:
         ticket = next(self._tickets)
         with self._changed:
             out = self._out[ticket] = _Out(self._serving, images=images)
-        if out.serving is not None:
-            self._hand_over(out, out.serving)
+        try:
+            if out.serving is not None:
+                self._hand_over(out, out.serving)
+        except BaseException:
+            with self._changed:
+                del self._out[ticket]
+            raise
         return ticket
 
     def collect(self, ticket: int) -> Scores:
@@ -166,7 +171,7 @@ class Supervisor:
             try:
                 scores = serving.engine.collect(out.ticket)
             except EngineDied as error:
-                self._note_death(serving, str(error), in_flight=True)
+                self._note_death(serving, str(error))
                 raise
             except EngineError:
                 self._doubt(serving)
@@ -201,7 +206,7 @@ class Supervisor:
             out.ticket = serving.engine.submit(out.images)
         except EngineDied as error:
             out.serving = None
-            self._note_death(serving, str(error), in_flight=False)
+            self._note_death(serving, str(error))
         else:
             out.images = None
 
@@ -215,7 +220,7 @@ class Supervisor:
             out.serving = self._serving
             return self._serving
 
-    def _note_death(self, serving: Proved, text: str, *, in_flight: bool) -> None:
+    def _note_death(self, serving: Proved, text: str) -> None:
         now = time.monotonic()
         with self._changed:
             if self._serving is not serving:
@@ -224,9 +229,11 @@ class Supervisor:
             self._retired.append(serving)
             self._down_since, self._trouble = now, text
             self._deaths.append(now)
+            lost = sum(out.serving is serving for out in self._out.values())
             self._changed.notify_all()
-        lost = "Parts in flight are unknown. " if in_flight else ""
-        self._say("engine_failed", f"{serving}: {text} {lost}A new process is being started.")
+        self._say(
+            "engine_failed", f"{serving}: {text} Parts in flight, now unknown: {lost}. A new one is being started."
+        )
         self._publish(condition="restarting")
 
     def _doubt(self, serving: Proved) -> None:
@@ -250,7 +257,7 @@ class Supervisor:
             if serving is None:
                 self._restart()
             elif not serving.engine.alive:
-                self._note_death(serving, "The engine's process has ended between two parts.", in_flight=False)
+                self._note_death(serving, "The engine's process has ended.")
             elif self._doubted is not None:
                 if now >= self._renewed + DOUBT_S:
                     self._renew(serving)
@@ -263,33 +270,34 @@ class Supervisor:
         """A new process of the engine that served; of the fallback where it won't start, or dies again and again."""
         row = [moment for moment in self._deaths if moment > time.monotonic() - RESTLESS_S]
         if len(row) > 1 and self._closing.wait(min(BACKOFF_MIN_S * 2.0 ** (len(row) - 2), BACKOFF_MAX_S)):
-            return None
+            return
         candidate, spare = self._served, None if self._served == self._fallback else self._fallback
-        reason = f"It died {len(row)} times within {RESTLESS_S:g} s. {self._trouble}"
-        if spare is None or len(row) < TOO_MANY:
+        reason = self._trouble if len(row) < TOO_MANY else f"It died {len(row)} times in a minute. {self._trouble}"
+        order = [candidate] if spare is None else [candidate, spare] if len(row) < TOO_MANY else [spare, candidate]
+        for each in order:
+            if self._closing.is_set():
+                return
             try:
-                return self._install(self._prove(candidate, False), restarts=1)
+                found = self._prove_it(each, False)
             except EngineError as error:
                 reason = str(error)
-        if spare is not None and not self._closing.is_set():
-            try:
-                found = self._prove(spare, False)
-            except EngineError as error:
-                reason = f"{reason} {error}"
-            else:
-                self._tried = time.monotonic()
-                text = f"{candidate} can't serve any more: {reason} {found} serves instead."
-                self._install(found, chosen=text, refused=Refused(candidate, reason), fallback=True, restarts=1)
-                return self._say("engine_refused", text)
+                continue
+            if each == candidate:
+                self._install(found, restarts=1)
+                return
+            self._tried = time.monotonic()
+            text = f"{candidate} can't serve any more: {reason} {found} serves instead."
+            self._install(found, chosen=text, refused=Refused(candidate, reason), fallback=True, restarts=1)
+            self._say("engine_refused", text)
+            return
         self._trouble = reason
         self._deaths.append(time.monotonic())  # the next attempt waits longer
-        return None
 
     def _renew(self, doubted: Proved) -> None:
         """Replace a process whose answers are nonsense by a new one of the same engine, once that has proved itself."""
         log.warning("%s gave nonsense or failed; a new process is started to take its place.", doubted)
         try:
-            self._install(self._prove(doubted.candidate, False), restarts=1)
+            self._install(self._prove_it(doubted.candidate, False), restarts=1)
         except EngineError as error:
             self._say("engine_refused", f"A new process of {doubted} was not taken: {error} The old one serves on.")
         finally:
@@ -300,7 +308,7 @@ class Supervisor:
     def _return_to_wanted(self) -> None:
         self._tried = time.monotonic()
         try:
-            found = self._prove(self._wanted, True)
+            found = self._prove_it(self._wanted, True)
         except EngineError as error:
             log.debug("%s still can't serve: %s", self._wanted, error)
             return
@@ -317,7 +325,7 @@ class Supervisor:
             progress("start", 0.0)
             try:
                 self._build(candidate, progress)
-                found = self._prove(candidate, True)
+                found = self._prove_it(candidate, True)
             except EngineError as error:
                 self._refuse(Refused(candidate, str(error)))
                 continue
@@ -350,6 +358,17 @@ class Supervisor:
         self._say("engine_refused", text)
 
     # Of both threads
+
+    def _prove_it(self, candidate: Candidate, measure: bool) -> Proved:
+        """As given, but whatever goes wrong is an EngineError: these threads have to live on."""
+        try:
+            return self._prove(candidate, measure)
+        except EngineError:
+            raise
+        except Exception as error:
+            log.debug("Starting %s", candidate, exc_info=True)
+            text = str(error) if isinstance(error, BundleError) else f"{type(error).__name__}: {error}."
+            raise EngineError(f"{candidate} can't be proved: {text}") from error
 
     def _install(self, found: Proved, **status: Any) -> None:
         """Serve with `found` from the next part on; the engine before it keeps what it has begun."""

@@ -87,7 +87,7 @@ def test_a_death_between_two_parts_costs_none(bundle):
         time.sleep(0.05)  # gone, but perhaps not noticed yet
         images = parts(2)
         np.testing.assert_allclose(engine.run(images[:1]).raw_score, golden_arrays(images[:1])["raw_score"])
-        assert "Parts in flight" not in engine.incidents[0].text
+        assert "Parts in flight, now unknown: 0. A new one is being started." in engine.incidents[0].text
 
 
 def test_what_dies_again_and_again_makes_room_for_onnx_runtime_and_gets_another_chance_later(bundle, monkeypatch):
@@ -101,7 +101,7 @@ def test_what_dies_again_and_again_makes_room_for_onnx_runtime_and_gets_another_
         engine.run(parts(1))
         assert engine.status.fallback
         assert engine.status.chosen.startswith(
-            "openvino (float32) can't serve any more: It died 3 times within 60 s. The engine's process was killed by"
+            "openvino (float32) can't serve any more: It died 3 times in a minute. The engine's process was killed by"
         )
         assert engine.status.chosen.endswith("numpy (float32) serves instead.")
         assert [incident.kind for incident in engine.incidents] == ["engine_failed"] * 3 + ["engine_refused"]
@@ -120,6 +120,34 @@ def test_what_does_not_start_again_is_replaced_by_onnx_runtime(bundle):
         assert [(str(each.candidate), each.reason) for each in engine.status.refused] == [
             ("openvino (float32)", "The device is gone.")
         ]
+
+
+def failure(engine) -> str:
+    with pytest.raises(EngineError, match="No engine serves: ") as error:
+        engine.run(parts(1))
+    return str(error.value)
+
+
+def test_a_bundle_that_vanishes_from_the_disk_leaves_the_keeper_at_work(bundle, monkeypatch):
+    monkeypatch.setattr(supervise, "BACKOFF_MIN_S", 0.05)
+    with serving(bundle, [FAST], wait_s=0.0) as engine:
+        away = bundle.folder.rename(bundle.folder.parent / "away")
+        os.kill(engine.pid, signal.SIGKILL)
+        wait_until(lambda: engine.pid is None)
+        wait_until(lambda: "bundle is not a folder" in failure(engine))
+        away.rename(bundle.folder)
+        wait_until(lambda: engine.pid is not None)
+        engine.run(parts(1))
+
+
+def test_images_of_another_size_leave_no_ticket_behind(bundle):
+    with serving(bundle, [FAST]) as engine:
+        with pytest.raises(EngineError, match=r"The engine was given uint8 \[1, 16, 12, 3\]"):
+            engine.submit(np.zeros((1, 16, 12, 3), np.uint8))
+        pid = engine.pid
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: engine.pid not in (None, pid))
+        wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
 def test_without_a_fallback_parts_wait_a_little_then_are_unknown_until_it_serves_again(bundle, monkeypatch):
