@@ -16,7 +16,7 @@ from rich.markup import escape
 from edge_agent.agent import Summary
 from edge_agent.agent import run as run_agent
 from edge_agent.bundle import BundleError
-from edge_agent.camera import CameraError
+from edge_agent.cameras import CameraError
 from edge_agent.check import check as check_target
 from edge_agent.config import ConfigError, read_config
 from edge_agent.engines import EngineError

@@ -13,7 +13,7 @@ from types import FrameType
 
 from edge_agent import __version__
 from edge_agent.bundle import Bundle, open_bundle
-from edge_agent.camera import Camera, FolderCamera, VideoFileCamera
+from edge_agent.cameras import Camera, FolderCamera, VideoFileCamera
 from edge_agent.config import AgentConfig, CameraConfig, FolderCameraConfig
 from edge_agent.connection import Connection, Will
 from edge_agent.engine_state import EngineState

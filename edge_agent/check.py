@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge_agent.agent import engine_candidates, open_camera
 from edge_agent.bundle import Bundle, BundleError, open_bundle, read_golden
-from edge_agent.camera import CameraError
+from edge_agent.cameras import CameraError
 from edge_agent.config import AgentConfig, ConfigError, read_config
 from edge_agent.connection import probe
 from edge_agent.engines.child import Candidate

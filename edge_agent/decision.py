@@ -6,18 +6,16 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from edge_agent.cameras.frame import CameraReason
 from edge_agent.engines import Scores
 from edge_agent.preprocess import Preprocessing
 
 Verdict = Literal["pass", "reject", "unknown"]
 
-# Why a verdict is `unknown`; closed, subscribers may switch on it. The camera gives the first two, the pipeline the
-# next three, decide() the others.
+# Why a verdict is `unknown`; closed, subscribers may switch on it. The camera gives its own, and the pipeline adds
+# engine_failed and a frame that is smaller than the model's crop (wrong_size); decide() gives the others.
 UnknownReason = Literal[
-    "bad_frame",  # the camera gave a frame that can't be decoded
-    "no_frame",  # the camera gave none where one was due
-    "wrong_size",  # the frame is smaller than the crop that the model was trained with
-    "overrun",  # a free-running camera was faster than the engine: the part was never scored
+    CameraReason,
     "engine_failed",  # the engine raised, or died
     "wrong_shape",  # it answered with something else than one score and one anomaly map
     "not_finite",  # NaN or infinity in a score or in the anomaly map

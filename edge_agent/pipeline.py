@@ -16,7 +16,7 @@ from queue import Queue
 import numpy as np
 
 from edge_agent import clock
-from edge_agent.camera import Camera, Frame
+from edge_agent.cameras import Camera, Frame
 from edge_agent.decision import UnknownReason, decide, unknown
 from edge_agent.engine_state import EngineState
 from edge_agent.engines import Engine, Scores, Slotted, as_slotted

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from queue import Empty, Full, Queue
 from typing import Any
 
-from edge_agent.camera import CameraError
+from edge_agent.cameras import CameraError
 from edge_agent.engines import EngineError
 from edge_agent.outbox import OutboxError
 

@@ -11,7 +11,7 @@ import pytest
 from stand_in_engines import open_stand_in
 from tiny_bundle import SIZE, THRESHOLD, golden_arrays
 
-from edge_agent.camera import Frame
+from edge_agent.cameras import Frame
 from edge_agent.engines.child import Candidate
 from edge_agent.engines.supervise import serve_bundle
 from edge_agent.health import Tally

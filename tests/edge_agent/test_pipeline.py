@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.camera import CameraError, Frame
+from edge_agent.cameras import CameraError, Frame
 from edge_agent.connection import Outcome
 from edge_agent.engines import EngineError, Scores
 from edge_agent.engines.replay import ReplayEngine

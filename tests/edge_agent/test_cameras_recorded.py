@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.camera import CameraError, FolderCamera, Frame, VideoFileCamera
+from edge_agent.cameras import CameraError, FolderCamera, Frame, VideoFileCamera
 
 
 def write_part(path: Path, brightness: int) -> None:
@@ -157,7 +157,7 @@ class Clock:
 
 def test_interval_is_kept_without_drift_and_without_bursts(folder, monkeypatch):
     clock, camera = Clock(), FolderCamera(folder, loop=0, interval_s=0.5)
-    monkeypatch.setattr("edge_agent.camera.time.monotonic", clock.monotonic)
+    monkeypatch.setattr("edge_agent.cameras.folder.time.monotonic", clock.monotonic)
     monkeypatch.setattr(camera._closed, "wait", clock.wait)
     seen, frames = [], camera.frames()
     for spent in (0.0, 0.25, 0.25, 2.0, 0.0, 0.0):  # seconds that the consumer needs after each frame
