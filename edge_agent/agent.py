@@ -13,8 +13,8 @@ from types import FrameType
 
 from edge_agent import __version__
 from edge_agent.bundle import Bundle, open_bundle
-from edge_agent.cameras import Camera, FolderCamera, VideoFileCamera
-from edge_agent.config import AgentConfig, CameraConfig, FolderCameraConfig
+from edge_agent.cameras.open import open_camera
+from edge_agent.config import AgentConfig
 from edge_agent.connection import Connection, Will
 from edge_agent.engine_state import EngineState
 from edge_agent.engines.build import Builder, build_candidate
@@ -44,13 +44,6 @@ class Summary:
     left: int  # messages that stay in the outbox
     interrupted: bool
     broker: str  # how the last connection stood, a sentence
-
-
-def open_camera(config: CameraConfig) -> Camera:
-    """CameraError where it can't be opened or has nothing to give."""
-    if isinstance(config, FolderCameraConfig):
-        return FolderCamera(config.path, loop=config.loop, interval_s=config.interval_s)
-    return VideoFileCamera(config.path, loop=config.loop)
 
 
 def run(

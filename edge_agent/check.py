@@ -2,19 +2,23 @@
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.agent import engine_candidates, open_camera
+from edge_agent.agent import engine_candidates
 from edge_agent.bundle import Bundle, BundleError, open_bundle, read_golden
 from edge_agent.cameras import CameraError
+from edge_agent.cameras.open import open_camera
 from edge_agent.config import AgentConfig, ConfigError, read_config
 from edge_agent.connection import probe
 from edge_agent.engines.child import Candidate
 from edge_agent.engines.choose import NoEngine, prove
 from edge_agent.engines.supervise import choose_with_fallback
 from edge_agent.preprocess import ImageError, prepare
+
+CAMERA_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -104,12 +108,18 @@ def _check_camera(config: AgentConfig, bundle: list[Bundle]) -> Finding:
         camera = open_camera(config.cameras[config.camera])
     except CameraError as error:
         return Finding(subject, str(error), 2)
+    too_long = threading.Timer(CAMERA_PATIENCE_S, camera.close)  # one that waits for its trigger may never answer
+    too_long.start()
     try:
-        frame = next(iter(camera.frames()))
+        frame = next(iter(camera.frames()), None)
     except CameraError as error:
         return Finding(subject, str(error), 1)
     finally:
+        too_long.cancel()
         camera.close()
+    if frame is None:
+        text = f"{camera.name} gave no frame within {CAMERA_PATIENCE_S:g} s. Trigger it while it is checked."
+        return Finding(subject, text, 1)
     if frame.image is None:
         return Finding(subject, f"The first frame can't be used: {frame.error}", 1)
     height, width = frame.image.shape[:2]

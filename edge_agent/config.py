@@ -86,7 +86,169 @@ class VideoCameraConfig(Settings):
     loop: Rounds = 1
 
 
-CameraConfig = Annotated[FolderCameraConfig | VideoCameraConfig, Field(discriminator="kind")]
+def _sharpness(value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+    if value is None or value == "measured" or number:
+        return value
+    raise ValueError("give the least variance of the Laplacian, above 0, or measured")
+
+
+class FrameChecksConfig(Settings):
+    """What is looked for in each frame of a live camera; null or false: not looked for."""
+
+    frozen_frames: int | None = Field(default=10, ge=2)  # the same picture so many times in a row
+    black_level: int | None = Field(default=10, ge=0, le=254)  # nothing in the frame is brighter (99.9 % of it)
+    over_exposed_share: float | None = Field(default=0.99, gt=0.0, le=1.0)  # of the pixels is saturated
+    sharpness_min: Annotated[float | Literal["measured"] | None, BeforeValidator(_sharpness)] = None
+    sharpness_share: float = Field(default=0.3, gt=0.0, lt=1.0)  # measured: of the first frames' median
+    size: bool = True  # another one than configured, or than that of the first frame
+    color: bool = True  # grey, or red and blue swapped, where the first frames were not
+
+
+class StreamChecksConfig(FrameChecksConfig):
+    """As FrameChecksConfig; an encoder repeats a scene without motion exactly, so it takes more to call it frozen."""
+
+    frozen_frames: int | None = Field(default=250, ge=2)
+
+
+class LiveCameraConfig(Settings):
+    """What all cameras have in common that run by themselves."""
+
+    stall_s: float = Field(default=2.0, gt=0.0, le=3600.0)  # silence so long is `unknown`, reason stalled
+    open_timeout_s: float = Field(default=10.0, gt=0.0, le=3600.0)  # the same until the first frame
+    reconnect_min_s: float = Field(default=1.0, gt=0.0)  # wait so long, then twice, four times, ... with jitter
+    reconnect_max_s: float = Field(default=30.0, gt=0.0)
+    checks: FrameChecksConfig = FrameChecksConfig()
+
+    @model_validator(mode="after")
+    def _waits_are_in_order(self) -> "LiveCameraConfig":
+        if self.reconnect_max_s < self.reconnect_min_s:
+            raise ValueError("the longest wait, reconnect_max_s, is below the shortest, reconnect_min_s")
+        return self
+
+
+Pixels = Annotated[int, Field(ge=1, le=65536)]
+
+
+class UsbCameraConfig(LiveCameraConfig):
+    """A USB camera of Linux (V4L2, UVC), through OpenCV."""
+
+    kind: Literal["usb"]
+    device: Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(pattern=r"^/dev/.+$")] = 0
+    width: Pixels | None = None  # None: as the camera is set
+    height: Pixels | None = None
+    fps: float | None = Field(default=None, gt=0.0)
+    pixel_format: Literal["MJPG", "YUYV"] | None = None
+
+    @model_validator(mode="after")
+    def _size_is_whole(self) -> "UsbCameraConfig":
+        if (self.width is None) != (self.height is None):
+            raise ValueError("give both width and height, or neither")
+        return self
+
+
+def _is_rtsp(url: SecretStr) -> SecretStr:
+    if re.fullmatch(r"rtsps?://[^/\s]+(/\S*)?", url.get_secret_value()):
+        return url
+    raise ValueError('give an address such as "rtsp://USER:{PASSWORD}@HOST:554/PATH"')
+
+
+class RtspCameraConfig(LiveCameraConfig):
+    """A network camera, through OpenCV's FFmpeg."""
+
+    kind: Literal["rtsp"]
+    url: Annotated[SecretStr, AfterValidator(_is_rtsp)]  # it may hold a password, so it is never shown
+    transport: Literal["tcp", "udp"] = "tcp"
+    checks: StreamChecksConfig = StreamChecksConfig()
+
+
+def _is_pipeline(pipeline: SecretStr) -> SecretStr:
+    if pipeline.get_secret_value().strip():
+        return pipeline
+    raise ValueError("give a GStreamer pipeline such as: v4l2src device=/dev/video0 ! videoconvert")
+
+
+class GStreamerCameraConfig(LiveCameraConfig):
+    """Whatever GStreamer can read."""
+
+    kind: Literal["gstreamer"]
+    pipeline: Annotated[SecretStr, AfterValidator(_is_pipeline)]  # as for gst-launch-1.0; ends in frames, or an appsink
+    checks: StreamChecksConfig = StreamChecksConfig()
+
+
+def _is_range(value: tuple[float, float]) -> tuple[float, float]:
+    if 0 < value[0] <= value[1]:
+        return value
+    raise ValueError("give [least, most], both above 0; equal ones fix it")
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_is_range)]
+
+
+class CsiCameraConfig(LiveCameraConfig):
+    """A camera on a Jetson's CSI port, through nvarguscamerasrc."""
+
+    kind: Literal["csi"]
+    sensor_id: int = Field(default=0, ge=0)
+    width: Pixels = 1920
+    height: Pixels = 1080
+    fps: int = Field(default=30, ge=1, le=1000)
+    exposure_us: Range | None = None  # [least, most]; None: automatic
+    gain: Range | None = None  # analogue gain as a factor, [least, most]
+    flip: int = Field(default=0, ge=0, le=7)  # nvvidconv's flip-method: 2 is upside down
+
+
+class GenICamConfig(LiveCameraConfig):
+    """What GigE Vision and USB3 Vision have in common, through Aravis."""
+
+    id: str | None = Field(default=None, min_length=1)  # as arv-tool-0.8 lists it, or an address; None: the first found
+    pixel_format: Literal["Mono8", "BayerRG8", "BayerGR8", "BayerGB8", "BayerBG8", "RGB8", "BGR8"] | None = (
+        None  # None: as the camera is set
+    )
+    exposure_us: float | None = Field(default=None, gt=0.0)  # None: as the camera is set
+    gain_db: float | None = Field(default=None, ge=0.0)
+    fps: float | None = Field(default=None, gt=0.0)  # free_run only
+    trigger: Literal["free_run", "software", "hardware"] = "free_run"
+    trigger_line: str = Field(default="Line1", pattern=r"^[A-Za-z0-9_]+$")  # hardware: the input, by its GenICam name
+    interval_s: float = Field(default=0.0, ge=0.0)  # software: from trigger to trigger; 0: when the engine has room
+    buffers: int = Field(default=8, ge=2, le=1000)
+
+    @model_validator(mode="after")
+    def _rate_is_free(self) -> "GenICamConfig":
+        if self.fps is not None and self.trigger != "free_run":
+            raise ValueError("fps is for trigger: free_run; a triggered camera has the rate of its triggers")
+        if self.interval_s and self.trigger != "software":
+            raise ValueError("interval_s is for trigger: software; set fps for the rate of a free-running camera")
+        return self
+
+
+class GigeCameraConfig(GenICamConfig):
+    """A GigE Vision camera."""
+
+    kind: Literal["gige"]
+    packet_size: int | None = Field(default=None, ge=220, le=65535)  # None: the largest that gets through
+    packet_resend: bool = True  # ask for lost packets again; a frame that stays incomplete is unknown
+
+
+class Usb3CameraConfig(GenICamConfig):
+    """A USB3 Vision camera."""
+
+    kind: Literal["usb3"]
+
+
+CameraConfig = Annotated[
+    FolderCameraConfig
+    | VideoCameraConfig
+    | UsbCameraConfig
+    | RtspCameraConfig
+    | CsiCameraConfig
+    | GStreamerCameraConfig
+    | GigeCameraConfig
+    | Usb3CameraConfig,
+    Field(discriminator="kind"),
+]
+CAMERA_KINDS = "folder, video, usb, rtsp, csi, gstreamer, gige or usb3"
+SECRET_SETTINGS = ("password", "url", "pipeline")  # what errors never show
 
 
 class EngineConfig(Settings):
@@ -318,10 +480,10 @@ def explain(document: Document, schema: type[BaseModel], error: ErrorDetails) ->
     if error["type"] == "missing":
         return f"{start} is missing. Add it; configs/agent/line.yaml shows what it means."
     if error["type"] == "union_tag_not_found":
-        return f"{start}.kind is missing. Set it to folder or video."
+        return f"{start}.kind is missing. Set it to {CAMERA_KINDS}."
     if error["type"] == "union_tag_invalid":
         line = document.line((*where, "kind"))
-        return f"{document.path}:{line}: {dotted(where)}.kind is {found.get('kind')!r}. It may be folder or video."
+        return f"{document.path}:{line}: {dotted(where)}.kind is {found.get('kind')!r}. It may be {CAMERA_KINDS}."
     if where[:-1] == ("cameras",) and error["type"] == "string_pattern_mismatch":
         return f"{start}: the camera's name may hold letters, digits, _ and - only; it becomes part of the topic."
     if where == ("cameras",) and error["type"] in ("too_long", "too_short"):
@@ -332,7 +494,8 @@ def explain(document: Document, schema: type[BaseModel], error: ErrorDetails) ->
     message = message[0].upper() + message[1:] + "."
     if error["type"] in ("model_type", "dict_type"):
         message = "It is a section: settings on the lines below, further to the right."
-    if "password" in str(where[-1:]) or (isinstance(found, dict) and error["type"] == "value_error"):
+    secret = any(name in str(where[-1:]) for name in SECRET_SETTINGS)
+    if secret or (isinstance(found, dict) and error["type"] == "value_error"):
         return f"{start}: {message}"
     return f"{start} is {_shown(found, document.as_written.get(where))}. {message}"
 

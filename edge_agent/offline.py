@@ -7,9 +7,9 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
-from edge_agent.agent import open_camera
 from edge_agent.bundle import open_bundle
 from edge_agent.cameras import Camera, FolderCamera, Frame, VideoFileCamera
+from edge_agent.cameras.open import open_camera
 from edge_agent.config import read_config
 from edge_agent.decision import Decision, decide, unknown
 from edge_agent.engines import Engine, EngineError, open_engine

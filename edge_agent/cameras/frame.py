@@ -11,7 +11,6 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-
 # Why a camera's frame is `unknown`; docs/cameras.md says what each means and what to do.
 CameraReason = Literal[
     "bad_frame",  # it can't be decoded, or parts of it got lost on the way
