@@ -171,21 +171,26 @@ class LiveCamera:
             frames_before, began = self.counts.frames, time.monotonic()
             try:
                 source = self._connect()
+            except Exception as error:
+                self._lost(error)
+            else:
                 self.counts.reconnects += connected_before
                 connected_before = True
-                try:
-                    self._read_on(source)
-                finally:
-                    source.close()
-            except Exception as error:
-                known = isinstance(error, CameraError)
-                self._lost(str(error) if known else f"{type(error).__name__}: {error}.")
-                if not known:
-                    log.debug("%s", self.name, exc_info=True)
+                self._use(source)
             if self.counts.frames > frames_before and time.monotonic() - began > wait_s:
                 wait_s = settings.reconnect_min_s  # one that comes and goes in a moment is not back
             self._closed.wait(random.uniform(0.5, 1.0) * wait_s)
             wait_s = min(2 * wait_s, settings.reconnect_max_s)
+
+    def _use(self, source: Source) -> None:
+        try:
+            self._read_on(source)
+        except Exception as error:
+            self._lost(error)  # first: a camera that is gone may take long to be closed
+        try:
+            source.close()
+        except Exception:
+            log.debug("%s", self.name, exc_info=True)
 
     def _read_on(self, source: Source) -> None:
         if self._mode != "newest":
@@ -241,7 +246,11 @@ class LiveCamera:
         if lost is not None:
             log.info("%s is back after %.1f s.", self.name, silence_s)
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, error: Exception) -> None:
+        known = isinstance(error, CameraError)
+        if not known:
+            log.debug("%s", self.name, exc_info=error)
+        why = str(error) if known else f"{type(error).__name__}: {error}."
         with self._changed:
             first, self._trouble = self._trouble is None, why
             if self._due is None:
