@@ -117,7 +117,10 @@ def load_gstreamer() -> Any:
 
 def with_sink(pipeline: str) -> str:
     """The pipeline with the agent's sink, where it hasn't its own appsink."""
-    return pipeline if re.search(r"(^|!)\s*appsink\b", pipeline) else f"{pipeline.rstrip().rstrip('!')} ! {SINK}"
+    if re.search(r"(^|!)\s*appsink\b", pipeline):
+        return pipeline
+    whole = pipeline.rstrip(" !\n")
+    return f"{whole} ! {SINK}"
 
 
 def csi_pipeline(config: CsiCameraConfig) -> str:
