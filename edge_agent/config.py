@@ -514,7 +514,7 @@ def _locate(value: Any, loc: Location) -> tuple[Location, Any]:
         if inside:
             value = value[part]  # type: ignore[index]
             where = (*where, part)
-        elif index == len(loc) - 1 and part != "[key]" and isinstance(value, dict):
+        elif index == len(loc) - 1 and isinstance(value, dict) and part not in ("[key]", value.get("kind")):
             return (*where, part), None
     return where, value
 

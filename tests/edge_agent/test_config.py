@@ -1,10 +1,21 @@
 """The agent's file answers back: file, line, what was found, what would be right; all findings; never a secret."""
 
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
+from pydantic_core import PydanticUndefined
 
-from edge_agent.config import ConfigError, read_config
+from edge_agent.config import (
+    CameraConfig,
+    ConfigError,
+    FrameChecksConfig,
+    LiveCameraConfig,
+    RtspCameraConfig,
+    read_config,
+)
 
 GOOD = """\
 device: press-7
@@ -171,3 +182,75 @@ def test_an_environment_variable_may_be_part_of_a_value_and_becomes_a_number(tmp
     text = GOOD.replace("host: broker.local", 'host: "{SITE_HOST}.plant.example"\n  port: "{SITE_PORT}"')
     config = read_config(write(tmp_path, text))
     assert (config.mqtt.host, config.mqtt.port) == ("broker.plant.example", 8883)
+
+
+EXAMPLES = {
+    "usb": "{kind: usb, device: /dev/video2, width: 1280, height: 720, pixel_format: MJPG}",
+    "rtsp": '{kind: rtsp, url: "rtsp://operator:canary-5391@10.0.0.7:554/stream"}',
+    "csi": "{kind: csi, exposure_us: [500, 900], gain: [1, 4]}",
+    "gstreamer": '{kind: gstreamer, pipeline: "rtspsrc location=rtsp://h/x user-pw=canary-5391 ! decodebin"}',
+    "gige": "{kind: gige, id: 10.0.0.8, trigger: hardware, trigger_line: Line2, exposure_us: 500, gain_db: 3}",
+    "usb3": "{kind: usb3, pixel_format: BayerRG8, fps: 20}",
+}
+KINDS = get_args(get_args(CameraConfig)[0])
+
+
+def with_camera(section: str) -> str:
+    return GOOD.replace("    kind: folder\n    path: parts\n", "").replace("  top:\n", f"  top: {section}\n")
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_each_kind_of_live_camera_is_read_and_shows_no_secret(tmp_path, kind):
+    config = read_config(write(tmp_path, with_camera(EXAMPLES[kind])))
+    assert config.cameras["top"].kind == kind
+    assert isinstance(config.cameras["top"], LiveCameraConfig)
+    assert "canary" not in f"{config!r} {config} {config.model_dump_json()}"
+
+
+def test_the_commented_example_names_every_setting_of_every_kind_with_its_default():
+    """Of the settings with a plain default; those that stay as the camera is set show an example instead."""
+    text = (Path(__file__).parents[2] / "configs" / "agent" / "line.yaml").read_text()
+    text = text.split("\ncameras:", 1)[1].split("\nengine:", 1)[0]
+    assert len(KINDS) == len(EXAMPLES) + 2
+    for model in (*KINDS, FrameChecksConfig):
+        for name, field in model.model_fields.items():
+            shown = [yaml.safe_load(value) for value in re.findall(rf"^ *#? *{name}: ?([^#\n]*)", text, re.MULTILINE)]
+            assert shown, f"line.yaml doesn't mention {name} of {model.__name__}"
+            default = field.default
+            plain = isinstance(default, bool | int | float | str) and default is not PydanticUndefined
+            if plain and name not in ("kind", "device"):
+                assert default in shown, f"line.yaml shows {name}: {shown}; {model.__name__} has {default}"
+    assert "(rtsp, gstreamer: 250)" in text
+    assert RtspCameraConfig.model_fields["checks"].default.frozen_frames == 250
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ("{kind: usb, width: 640}", "5: cameras.top: Give both width and height, or neither."),
+        ("{kind: usb, device: cam0}", "5: cameras.top.device is 'cam0'."),
+        ("{kind: usb, device: -1}", "5: cameras.top.device is -1."),
+        ("{kind: rtsp, url: 10.0.0.7}", '5: cameras.top.url: Give an address such as "rtsp://USER:{PASSWORD}@HOST'),
+        ('{kind: rtsp, url: "http://u:canary@h/"}', '5: cameras.top.url: Give an address such as "rtsp://USER'),
+        ("{kind: rtsp, url: [canary]}", "5: cameras.top.url: Input should be a valid string."),
+        ("{kind: rtsp}", "5: cameras.top.url is missing. Add it; configs/agent/line.yaml shows what it means."),
+        ('{kind: gstreamer, pipeline: " "}', "5: cameras.top.pipeline: Give a GStreamer pipeline such as: v4l2src"),
+        ("{kind: csi, gain: [4, 1]}", "5: cameras.top.gain is a list. Give [least, most], both above 0; equal ones"),
+        ("{kind: gige, triger: software}", "5: cameras.top.triger is not a setting. Did you mean trigger?"),
+        ("{kind: gige, trigger: softwre}", "5: cameras.top.trigger is 'softwre'. Input should be 'free_run'"),
+        ("{kind: gige, trigger: hardware, fps: 5}", "5: cameras.top: Fps is for trigger: free_run; a triggered camera"),
+        ("{kind: gige, interval_s: 5}", "5: cameras.top: Interval_s is for trigger: software; set fps for the rate"),
+        ("{kind: gige, pixel_format: Mono12}", "5: cameras.top.pixel_format is 'Mono12'. Input should be 'Mono8', 'Ba"),
+        ("{kind: usb3, packet_size: 1400}", "5: cameras.top.packet_size is not a setting."),
+        ("{kind: usb, stall_s: 0}", "5: cameras.top.stall_s is 0. Input should be greater than 0."),
+        ("{kind: usb, reconnect_max_s: 0.5}", "5: cameras.top: The longest wait, reconnect_max_s, is below the sho"),
+        ("{kind: usb, checks: {frozen_frames: 1}}", "5: cameras.top.checks.frozen_frames is 1. Input should be gre"),
+        ("{kind: usb, checks: {blak_level: 1}}", "5: cameras.top.checks.blak_level is not a setting. Did you mean bl"),
+        ("{kind: usb, checks: {sharpness_min: often}}", "5: cameras.top.checks.sharpness_min is 'often'. Give the lea"),
+        ("{kind: usb, checks: {sharpness_min: -1}}", "5: cameras.top.checks.sharpness_min is -1. Give the least vari"),
+    ],
+)  # fmt: skip
+def test_each_mistake_in_a_camera_is_named_and_no_address_is_echoed(tmp_path, section, expected):
+    found = findings(tmp_path, with_camera(section))
+    assert any(line.startswith(expected) for line in found), found
+    assert "canary" not in "".join(found)
