@@ -216,9 +216,9 @@ class GenICamConfig(LiveCameraConfig):
     @model_validator(mode="after")
     def _rate_is_free(self) -> "GenICamConfig":
         if self.fps is not None and self.trigger != "free_run":
-            raise ValueError("fps is for trigger: free_run; a triggered camera has the rate of its triggers")
+            raise ValueError("a triggered camera has the rate of its triggers: leave fps out")
         if self.interval_s and self.trigger != "software":
-            raise ValueError("interval_s is for trigger: software; set fps for the rate of a free-running camera")
+            raise ValueError("only the agent's own trigger has an interval_s: leave it out, or set trigger: software")
         return self
 
 
