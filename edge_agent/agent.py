@@ -14,8 +14,11 @@ from types import FrameType
 from edge_agent import __version__
 from edge_agent.bundle import Bundle, open_bundle
 from edge_agent.cameras.open import open_camera
+from edge_agent.commands.desk import CommandDesk
+from edge_agent.commands.memory import restore
 from edge_agent.config import AgentConfig
 from edge_agent.connection import Connection, Will
+from edge_agent.control import Control
 from edge_agent.engine_state import EngineState
 from edge_agent.engines.build import Builder, build_candidate
 from edge_agent.engines.child import Candidate, Opener, open_candidate
@@ -83,11 +86,19 @@ def run(
         album = Album(maps.folder, maps.keep) if maps.folder is not None else None
         outbox = Outbox(config.outbox.path, max_rows=config.outbox.max_rows, max_bytes=config.outbox.max_bytes)
         origin = _origin(config, bundle, outbox.boot)
+        standing = restore(outbox.recall(), config.commands, config.threshold, bundle.digest)
+        control = Control(standing.threshold, paused=standing.paused)
         will = Will(origin.topics.of("state"), encode(origin.state("offline")))
-        connection = Connection(config.mqtt, config.client_id, will=will, wake=lambda: wake(decided))
+        connection = Connection(
+            config.mqtt, config.client_id, will=will, wake=lambda: wake(decided), listen=f"{origin.topics.of('cmd')}/#"
+        )
         publisher = Publisher(
             outbox, connection, origin, window=config.mqtt.window, replay_per_s=config.mqtt.replay_per_s,
-            engine=engine_state.in_service,
+            engine=engine_state.in_service, orders=lambda: control.orders,
+        )  # fmt: skip
+        desk = CommandDesk(
+            config.commands, connection, publisher, origin, control, bundle, standing,
+            engine=engine_state.in_service, wake=lambda: wake(decided),
         )  # fmt: skip
         connection.start(wait_s=FIRST_CONNECTION_S)
         last_stage = partial(
@@ -101,6 +112,7 @@ def run(
             stopping=stopping,
             engine_state=engine_state,
             beat=_now_and_then(watchdog.alive),
+            desk=desk,
         )
         watchdog.ready(f"The engine {engine.name} serves.")
         try:
@@ -111,7 +123,7 @@ def run(
                 preprocessing,
                 decided,
                 last_stage,
-                threshold=config.threshold,
+                control=control,
                 publish_maps=maps.publish,
                 album=album,
             )

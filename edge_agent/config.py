@@ -337,6 +337,47 @@ class AnomalyMapConfig(Settings):
     keep: int = Field(default=1000, ge=1)  # the newest so many pictures stay in the folder
 
 
+class ThresholdLimits(Settings):
+    """What set_threshold may do."""
+
+    min: float = Field(default=0.8, gt=0.0, allow_inf_nan=False)
+    max: float = Field(default=1.25, gt=0.0, allow_inf_nan=False)
+    step: float = Field(default=0.1, ge=0.0, allow_inf_nan=False)  # by one command
+    per_hour: float = Field(default=0.2, ge=0.0, allow_inf_nan=False)  # by all of an hour together; undo is always free
+
+    @model_validator(mode="after")
+    def _range_is_in_order(self) -> "ThresholdLimits":
+        if self.max < self.min:
+            raise ValueError("the largest threshold, max, is below the smallest, min")
+        return self
+
+
+COMMANDS_REMEMBERED = 1000  # ids; a command must have expired before its id is forgotten
+
+
+class CommandsConfig(Settings):
+    """What others may tell the agent over MQTT."""
+
+    enabled: bool = False  # off: every command is answered `rejected`, and the threshold is that of this file
+    issuers: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")], ...] = ()  # who may
+    max_age_s: float = Field(default=300.0, ge=1.0, le=3600.0)  # no command may be valid for longer
+    per_minute: int = Field(default=10, ge=1, le=1000)
+    allow_free_running_clock: bool = False  # judge expires_at by a clock that nothing disciplines
+    threshold: ThresholdLimits = ThresholdLimits()
+    audit_file: ConfigPath = Path("commands.log")
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> "CommandsConfig":
+        if self.enabled and not self.issuers:
+            raise ValueError("enabled commands need issuers: name who may send them")
+        if self.per_minute * (self.max_age_s / 60.0 + 1.0) > COMMANDS_REMEMBERED:
+            raise ValueError(
+                f"per_minute times max_age_s allows more than the {COMMANDS_REMEMBERED} commands whose ids are "
+                "remembered, so an old one could be replayed; lower one of the two"
+            )
+        return self
+
+
 class AgentConfig(Settings):
     """The whole file."""
 
@@ -350,7 +391,18 @@ class AgentConfig(Settings):
     mqtt: MqttConfig
     outbox: OutboxConfig = OutboxConfig()
     anomaly_maps: AnomalyMapConfig = AnomalyMapConfig()
+    commands: CommandsConfig = CommandsConfig()
     health_interval_s: float = Field(default=10.0, gt=0.0)
+
+    @model_validator(mode="after")
+    def _threshold_is_in_range(self) -> "AgentConfig":
+        limits = self.commands.threshold
+        if self.commands.enabled and not limits.min <= self.threshold <= limits.max:
+            raise ValueError(
+                f"threshold is {self.threshold:g}, outside commands.threshold, {limits.min:g} to {limits.max:g}; "
+                "commands could never come back to it"
+            )
+        return self
 
     @property
     def camera(self) -> str:

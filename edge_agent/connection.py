@@ -16,6 +16,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_agent.config import ConfigError, MqttConfig
 
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 CONNACK_TIMEOUT_S = 10.0
 STABLE_S = 10.0  # a session that lasted so long ends an outage; shorter ones keep the back-off growing
+
+RECEIVED_BYTES = 4096  # of a command; longer ones are not kept
+WAITING = 64  # commands that nobody has taken yet; more are counted only
 
 Status = Literal["connecting", "connected", "refused", "certificate", "unreachable"]
 
@@ -41,6 +45,19 @@ class Acknowledged(NamedTuple):
     refused: str | None
 
 
+class Received(NamedTuple):
+    """A message from the broker, as far as the agent takes any in."""
+
+    topic: str
+    payload: bytes  # empty where it is larger than RECEIVED_BYTES
+    size: int
+    retained: bool
+    monotonic: float  # when it came
+    expiry_s: int | None = None  # MQTT 5: how much longer its sender wants it to be valid
+    response_topic: str | None = None  # MQTT 5
+    correlation: bytes | None = None  # MQTT 5
+
+
 class Will(NamedTuple):
     """What the broker publishes, retained, when the agent vanishes without a goodbye."""
 
@@ -57,24 +74,44 @@ class Session:
         self.acknowledged: deque[Acknowledged] = deque()  # filled by the network thread
 
     def publish(
-        self, topic: str, payload: bytes, *, retain: bool = False, content_type: str = "application/json"
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        content_type: str = "application/json",
+        correlation: bytes | None = None,
     ) -> int:
         """Hand over at QoS 1 without waiting; the value is the message id that its Acknowledged will carry."""
         properties = None
         if self._version == "5":
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.ContentType = content_type
+            if correlation is not None:
+                properties.CorrelationData = correlation
         return self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
 
 
 class Connection:
     """Keeps a session open; reconnects with exponential back-off and jitter, and logs once per outage.
 
-    wake: called from other threads, must return at once, whenever `session` or its `acknowledged` has changed.
+    wake: called from other threads, must return at once, whenever `session`, its `acknowledged` or what `take` gives
+    has changed. listen: a topic filter; what comes there is for `take`.
     """
 
-    def __init__(self, config: MqttConfig, client_id: str, *, will: Will | None, wake: Callable[[], None]):
+    def __init__(
+        self,
+        config: MqttConfig,
+        client_id: str,
+        *,
+        will: Will | None,
+        wake: Callable[[], None],
+        listen: str | None = None,
+    ):
         self._config, self._client_id, self._will, self._wake = config, client_id, will, wake
+        self._listen = listen
+        self._received: deque[Received] = deque()  # filled by the network thread
+        self.dropped = 0  # messages that came while too many were waiting
         self.session: Session | None = None
         self.outcome = Outcome("connecting", f"connecting to {config.host}:{config.port}")
         self._attempted = threading.Event()
@@ -86,6 +123,13 @@ class Connection:
         """Begin to connect; return after the first attempt has ended, or after `wait_s`."""
         self._thread.start()
         self._attempted.wait(wait_s)
+
+    def take(self) -> list[Received]:
+        """What has come on the topics of `listen` since the last call."""
+        taken = []
+        while self._received:
+            taken.append(self._received.popleft())
+        return taken
 
     def attempt(self) -> Outcome:
         """Connect once, say how it went, and part again."""
@@ -129,6 +173,7 @@ class Connection:
         if outcome.status == "connected":
             session = Session(client, self._config.version)
             client.on_publish = self._on_publish(session)
+            self._subscribe(client)
             self.session = session
             self._note(outcome)
             self._wake()
@@ -220,6 +265,39 @@ class Connection:
 
         return on_publish
 
+    def _subscribe(self, client: mqtt.Client) -> None:
+        if self._listen is None:
+            return
+        client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
+        if self._config.version == "5":
+            # retained messages keep their flag, also when they come live: the broker wouldn't say so otherwise
+            options = SubscribeOptions(qos=1, retainAsPublished=True)  # type: ignore[no-untyped-call]
+            client.subscribe(self._listen, options=options)
+        else:
+            client.subscribe(self._listen, qos=1)
+
+    def _on_subscribe(
+        self, client: mqtt.Client, userdata: Any, mid: int, reasons: "list[Any]", properties: Any
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            log.warning(
+                "The broker lets this user read no commands on %s. Allow it to read there, or do without commands.",
+                self._listen,
+            )
+
+    def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
+        try:
+            received = _received(message)
+        except Exception as error:  # an exception in here would end paho's thread, and with it the session
+            log.debug("A message can't be read: %s", error)
+            received = Received("", b"", 0, False, time.monotonic())
+        if len(self._received) < WAITING:
+            self._received.append(received)
+        else:
+            self.dropped += 1
+        self._wake()
+
     def _note(self, outcome: Outcome) -> None:
         """Log what is new: one line when an outage begins or changes its nature, one when it is over."""
         before, self.outcome = self.outcome.status, outcome
@@ -237,6 +315,21 @@ class Connection:
 def probe(config: MqttConfig, client_id: str) -> Outcome:
     """One attempt under another client id, so that a running agent keeps its session; nothing is published."""
     return Connection(config, f"{client_id}-check", will=None, wake=lambda: None).attempt()
+
+
+def _received(message: mqtt.MQTTMessage) -> Received:
+    size = len(message.payload)
+    properties = getattr(message, "properties", None)
+    return Received(
+        message.topic,
+        bytes(message.payload) if size <= RECEIVED_BYTES else b"",
+        size,
+        bool(message.retain),
+        time.monotonic(),
+        getattr(properties, "MessageExpiryInterval", None),
+        getattr(properties, "ResponseTopic", None),
+        getattr(properties, "CorrelationData", None),
+    )
 
 
 def _refusal(reason: str, config: MqttConfig) -> str:

@@ -16,6 +16,7 @@ Verdict = Literal["pass", "reject", "unknown"]
 # engine_failed and a frame that is smaller than the model's crop (wrong_size); decide() gives the others.
 UnknownReason = Literal[
     CameraReason,
+    "paused",  # a command has told the agent to judge no parts
     "engine_failed",  # the engine raised, or died
     "wrong_shape",  # it answered with something else than one score and one anomaly map
     "not_finite",  # NaN or infinity in a score or in the anomaly map

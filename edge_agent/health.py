@@ -28,7 +28,7 @@ class Tally:
     def uptime_s(self) -> float:
         return time.monotonic() - self._started
 
-    def health(self, origin: Origin, outbox: Outbox, *, engine_restarts: int = 0) -> Health:
+    def health(self, origin: Origin, outbox: Outbox, *, engine_restarts: int = 0, commands_refused: int = 0) -> Health:
         """The state of things now; latencies start anew with each call."""
         latencies, self._latencies_ms = self._latencies_ms, []
         return Health(
@@ -41,6 +41,7 @@ class Tally:
             latency_mean_ms=round(sum(latencies) / len(latencies), 3) if latencies else None,
             latency_max_ms=max(latencies) if latencies else None,
             engine_restarts=engine_restarts,
+            commands_refused=commands_refused,
             outbox_rows=len(outbox),
             outbox_size_bytes=outbox.size_bytes,
             evicted_results=outbox.evicted.results,

@@ -12,10 +12,36 @@ from pydantic import BaseModel, ConfigDict, Field
 from edge_agent import clock
 from edge_agent.decision import UnknownReason, Verdict
 
-Leaf = Literal["result", "state", "health", "event", "anomaly_map"]
+Leaf = Literal["result", "state", "health", "event", "anomaly_map", "frame", "cmd", "ack"]
 
-EventName = Literal["outbox_evicted", "outbox_replaced", "engine_failed", "engine_refused"]
-Severity = Literal["warning", "alarm"]
+EventName = Literal["outbox_evicted", "outbox_replaced", "engine_failed", "engine_refused", "command"]
+Severity = Literal["info", "warning", "alarm"]
+
+AckStatus = Literal["accepted", "done", "failed", "rejected"]
+# Why a command was rejected, or failed; closed, docs/messages.md says what each means.
+AckReason = Literal[
+    "oversized",
+    "malformed",
+    "retained",
+    "wrong_topic",
+    "switched_off",
+    "unknown_command",
+    "unknown_issuer",
+    "id_reused",
+    "clock_free_running",
+    "expired",
+    "expires_too_late",
+    "too_many",
+    "busy",
+    "out_of_range",
+    "step_too_large",
+    "hourly_limit",
+    "nothing_to_undo",
+    "no_frame",
+    "disagrees",
+    "engine_failed",
+    "interrupted",
+]
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
@@ -149,6 +175,8 @@ class State(Payload):
     agent_version: str
     model: Model | None = None
     engine: EngineInService | None = Field(default=None, description="null in `offline` and `stopped`.")
+    threshold: float | None = Field(default=None, description="In force for the next part; null as `engine`.")
+    paused: bool | None = Field(default=None, description="A command has paused the agent; null as `engine`.")
 
 
 class Health(Payload):
@@ -164,8 +192,39 @@ class Health(Payload):
     outbox_rows: int
     outbox_size_bytes: int
     evicted_results: int = Field(description="Verdicts that a full outbox had to drop, ever. Not 0: verdicts are lost.")
-    evicted_images: int = Field(description="Anomaly maps that a full outbox had to drop, ever.")
+    evicted_images: int = Field(description="Pictures that a full outbox had to drop, ever.")
+    commands_refused: int = Field(default=0, description="Commands without effect since the start, answered or not.")
     time_sync: Literal["ok", "free_running"]
+
+
+class Golden(Part):
+    """How far the engine in service is from the bundle's golden set; the limits are the manifest's."""
+
+    n: int = Field(description="Images compared.")
+    map_error: float = Field(description="Largest difference of an anomaly map, as a share of the maps' range.")
+    score_error: float = Field(description="Largest relative difference of a score.")
+    verdict_flips: int
+
+
+class Commanded(Part):
+    """Which command, from whom, and what came of it. Nothing else of what was sent is ever repeated."""
+
+    command_id: str | None = Field(default=None, description="The sender's; null where it can't be read.")
+    command: str | None = Field(default=None, description="The verb; null where it is none.")
+    issued_by: str | None = Field(default=None, description="Who says to have sent it; null where that can't be read.")
+    status: AckStatus
+    reason: AckReason | None = Field(default=None, description="Why it was rejected, or failed; null otherwise.")
+    detail: str | None = Field(default=None, description="The outcome as a sentence for people.")
+    threshold: float | None = Field(default=None, description="set_threshold: in force from now on.")
+    threshold_before: float | None = Field(default=None, description="set_threshold: until now.")
+    result_id: str | None = Field(default=None, description="snapshot: of the frame, and of its verdict.")
+    golden: Golden | None = Field(default=None, description="self_test: what was measured.")
+
+
+class Ack(Payload, Commanded):
+    """The answer to a command; durable and at least once, like a result. Match it by `command_id`."""
+
+    command_id: str
 
 
 class Event(Payload):
@@ -175,6 +234,7 @@ class Event(Payload):
     severity: Severity
     message: str
     counts: dict[str, int] = Field(default_factory=dict)
+    command: Commanded | None = Field(default=None, description="Of the event `command`: its audit record.")
 
 
 @dataclass(frozen=True)
@@ -194,10 +254,23 @@ class Origin:
     def result_id(self, sequence: int) -> str:
         return f"{self.device}.{self.camera}.{self.boot}.{sequence}"
 
-    def state(self, state: Literal["online", "stopped", "offline"], engine: EngineInService | None = None) -> State:
-        ids = self.ids()
+    def state(
+        self,
+        state: Literal["online", "stopped", "offline"],
+        engine: EngineInService | None = None,
+        *,
+        threshold: float | None = None,
+        paused: bool | None = None,
+    ) -> State:
         return State(
-            **ids, ts=clock.now(), state=state, agent_version=self.agent_version, model=self.model, engine=engine
+            **self.ids(),
+            ts=clock.now(),
+            state=state,
+            agent_version=self.agent_version,
+            model=self.model,
+            engine=engine,
+            threshold=threshold,
+            paused=paused,
         )
 
 
@@ -206,7 +279,7 @@ def encode(payload: BaseModel) -> bytes:
     return payload.model_dump_json().encode()
 
 
-PAYLOADS: Mapping[str, type[Payload]] = {"result": Result, "state": State, "health": Health, "event": Event}
+PAYLOADS: Mapping[str, type[Payload]] = {"result": Result, "state": State, "health": Health, "event": Event, "ack": Ack}
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Messages on disk until the broker has acknowledged them: SQLite, WAL, synchronous=FULL.
 
 Bounded in rows and bytes. When full, the oldest images make room first, then the oldest verdicts; every one is counted.
+Beside the messages it keeps small values that must change in one transaction with them: what was commanded.
 A damaged database is set aside beside the new one, which takes over every row that can still be read and checked.
 """
 
@@ -8,7 +9,7 @@ import os
 import secrets
 import sqlite3
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -29,6 +30,7 @@ CREATE TABLE IF NOT EXISTS outbox (
 );
 CREATE INDEX IF NOT EXISTS by_kind ON outbox (kind, id);
 CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, crc INTEGER NOT NULL, value BLOB NOT NULL);
 """
 
 
@@ -90,22 +92,25 @@ class Outbox:
         *,
         lost: Evicted = Evicted(),
         reported: Evicted = Evicted(),
+        keep: Mapping[str, bytes | None] | None = None,
     ) -> Evicted:
         """Store `messages` and drop the acknowledged rows, in one transaction; returns once that is durable.
 
         The value is what had to make room. `lost` is what the caller gives up, among `forget`, and is counted as well;
-        `reported` is what of `unreported` the messages tell about.
+        `reported` is what of `unreported` the messages tell about. `keep` are values by name (None: keep it no longer),
+        for `recall`; how many there are is the caller's to limit.
         A database found damaged is replaced, and the messages are stored in the new one.
         """
         try:
-            return self._whole(lambda: self._commit(messages, forget, lost, reported))
+            return self._whole(lambda: self._commit(messages, forget, lost, reported, keep or {}))
         except sqlite3.Error as error:
             without_images = [message for message in messages if message.kind != "image"]
             images = len(messages) - len(without_images)
             if "full" not in str(error) or not images:
                 raise OutboxError(_sentence(self._path, error)) from error
         try:
-            evicted = self._commit(without_images, forget, Evicted(lost.results, lost.images + images), reported)
+            lost = Evicted(lost.results, lost.images + images)
+            evicted = self._commit(without_images, forget, lost, reported, keep or {})
         except sqlite3.Error as error:
             raise OutboxError(_sentence(self._path, error)) from error
         return Evicted(evicted.results, evicted.images + images)
@@ -114,6 +119,13 @@ class Outbox:
         """At most `limit` rows with after < id <= up_to, oldest first."""
         try:
             return self._whole(lambda: self._read(after, limit, up_to))
+        except sqlite3.Error as error:
+            raise OutboxError(_sentence(self._path, error)) from error
+
+    def recall(self) -> dict[str, bytes]:
+        """All values that are kept, by name; without those that fail their checksum."""
+        try:
+            return self._whole(lambda: _sound_values(self._db))
         except sqlite3.Error as error:
             raise OutboxError(_sentence(self._path, error)) from error
 
@@ -186,7 +198,12 @@ class Outbox:
         return [Row(*row[:4]) for row in found]
 
     def _commit(
-        self, messages: Sequence[Message], forget: Collection[int], lost: Evicted, reported: Evicted
+        self,
+        messages: Sequence[Message],
+        forget: Collection[int],
+        lost: Evicted,
+        reported: Evicted,
+        keep: Mapping[str, bytes | None],
     ) -> Evicted:
         rows, size = self._rows, self._bytes
         with _transaction(self._db):
@@ -206,6 +223,7 @@ class Outbox:
             self._count("evicted_images", images + lost.images)
             self._count("reported_results", reported.results)
             self._count("reported_images", reported.images)
+            _keep(self._db, keep)
         self._rows, self._bytes, self._last = rows, size, last
         return Evicted(results, images)
 
@@ -235,7 +253,7 @@ class Outbox:
     def _replace(self, error: sqlite3.Error) -> None:
         """Set the damaged file aside and go on with a new one that holds what could be saved."""
         known_last = self._last
-        rows, counters = _salvage(self._path)
+        rows, counters, kept = _salvage(self._path)
         building, complete = _beside(self._path, ".building"), _beside(self._path, ".new")
         for stale in (building, _beside(building, "-wal"), _beside(building, "-shm")):
             stale.unlink(missing_ok=True)
@@ -246,6 +264,7 @@ class Outbox:
             for name in ("evicted_results", "evicted_images", "reported_results", "reported_images"):
                 if name in counters:
                     database.execute("INSERT INTO counter VALUES (?, ?)", (name, counters[name]))
+            _keep(database, kept)
             newest = max([known_last, *(row[0] for row in rows)])
             database.execute("DELETE FROM sqlite_sequence")
             database.execute("INSERT INTO sqlite_sequence VALUES ('outbox', ?)", (newest,))
@@ -305,6 +324,19 @@ def _insert(database: sqlite3.Connection, rows: Iterable[tuple[int | None, Kind,
     return last
 
 
+def _keep(database: sqlite3.Connection, values: Mapping[str, bytes | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            database.execute("DELETE FROM kept WHERE name = ?", (name,))
+        else:
+            database.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (name, _crc(name, value), value))
+
+
+def _sound_values(database: sqlite3.Connection) -> dict[str, bytes]:
+    found = database.execute("SELECT name, crc, value FROM kept").fetchall()
+    return {name: value for name, crc, value in found if isinstance(value, bytes) and crc == _crc(name, value)}
+
+
 def _size(message: Message) -> int:
     return len(message.topic) + len(message.payload) + ROW_OVERHEAD_BYTES
 
@@ -318,14 +350,17 @@ def _is_damage(error: sqlite3.Error) -> bool:
     return type(error) is sqlite3.DatabaseError
 
 
-def _salvage(path: Path) -> tuple[list[tuple[int, Kind, str, bytes]], dict[str, int]]:
-    """Rows and counters of a damaged database, read from both ends up to where it breaks; rows pass their checksum."""
+def _salvage(path: Path) -> tuple[list[tuple[int, Kind, str, bytes]], dict[str, int], dict[str, bytes]]:
+    """Rows, counters and kept values of a damaged database; rows are read from both ends up to where it breaks.
+
+    Rows and values pass their checksum.
+    """
     found: dict[int, tuple[int, Kind, str, bytes]] = {}
     counters: dict[str, int] = {}
     try:
         database = _connect(path)
     except sqlite3.Error:
-        return [], {}
+        return [], {}, {}
     for direction in ("ASC", "DESC"):
         try:
             for id_, kind, crc, topic, payload in database.execute(
@@ -341,8 +376,12 @@ def _salvage(path: Path) -> tuple[list[tuple[int, Kind, str, bytes]], dict[str, 
         counters = dict(database.execute("SELECT name, value FROM counter").fetchall())
     except (sqlite3.Error, UnicodeDecodeError):
         counters = {}
+    try:
+        kept = _sound_values(database)
+    except (sqlite3.Error, UnicodeDecodeError):
+        kept = {}
     database.close()
-    return [found[id_] for id_ in sorted(found)], counters
+    return [found[id_] for id_ in sorted(found)], counters, kept
 
 
 def _finish_replacement(path: Path) -> Path | None:

@@ -10,13 +10,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from functools import partial
-from queue import Queue
+from queue import Full, Queue
 
 import numpy as np
 
 from edge_agent import clock
 from edge_agent.cameras import Camera, Frame
+from edge_agent.commands.desk import CommandDesk
+from edge_agent.control import Answer, Control
 from edge_agent.decision import UnknownReason, decide, unknown
 from edge_agent.engine_state import EngineState
 from edge_agent.engines import Engine, Scores, Slotted, as_slotted
@@ -32,6 +35,7 @@ log = logging.getLogger(__name__)
 
 QUEUED_FRAMES = 4  # decoded and resized, waiting for the engine
 QUEUED_VERDICTS = 32  # waiting for the disk: what a slow sync may take without stopping the engine
+QUESTION_S = 30.0  # a question to the engine waits so long for a place among the parts
 FAREWELL_S = 2.0  # for the last answers of the broker when the agent is told to stop
 
 
@@ -45,6 +49,7 @@ class Taken:
     image: np.ndarray | None = None  # uint8 [height, width, 3] at model size
     reason: UnknownReason | None = None
     detail: str | None = None
+    answer: Answer | None = None  # of a question to the engine, which is no part: it gets the scores, nobody else does
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +79,13 @@ class Decided:
     messages: tuple[Message, ...]
 
 
-def take_frames(camera: Camera, taken: "Queue[Taken | None]", preprocessing: Preprocessing) -> None:
+def take_frames(
+    camera: Camera, taken: "Queue[Taken | None]", preprocessing: Preprocessing, control: Control | None = None
+) -> None:
     """Stage 1 of 4: Camera -> Taken. Numbers the frames, crops and resizes them."""
     for sequence, frame in enumerate(camera.frames()):
+        if control is not None:
+            control.show(sequence, frame)
         taken.put(_prepare(sequence, frame, preprocessing))
     taken.put(None)
 
@@ -92,6 +101,9 @@ def score_frames(taken: "Queue[Taken | None]", scored: "Queue[Scored | None]", e
     while begun or not ended:
         if begun and (ended or len(begun) >= slotted.slots or taken.empty()):
             answer = _finish(slotted, begun.popleft())
+            if answer.taken.answer is not None:
+                answer.taken.answer(answer.scores, answer.detail)
+                continue
             if answer.reason == "engine_failed" and not failing:
                 name = answer.taken.frame.name
                 log.error("%s: the engine failed: %s Parts are unknown until it works again.", name, answer.detail)
@@ -110,14 +122,17 @@ def decide_parts(
     origin: Origin,
     preprocessing: Preprocessing,
     *,
-    threshold: float,
+    control: Control,
     publish_maps: bool,
     album: Album | None,
 ) -> None:
     """Stage 3 of 4: Scored -> Decided. Gives the verdict and writes the messages; pictures rejects."""
     trouble: str | None = None
     while (part := scored.get()) is not None:
-        result = judge(part, origin, preprocessing, threshold)
+        orders = control.take_up()
+        if orders.paused:
+            part = Scored(part.taken, None, "paused", "A command has paused the agent; `resume` ends it.")
+        result = judge(part, origin, preprocessing, orders.threshold)
         messages = [Message("result", origin.topics.of("result"), encode(result))]
         if result.verdict == "reject" and part.scores is not None and part.taken.image is not None:
             anomaly_map = part.scores.anomaly_map[0]
@@ -133,6 +148,7 @@ def decide_parts(
                         log.error("%s Verdicts go on without pictures.", error)
                     trouble = str(error)
         decided.put(Decided(result, tuple(messages)))
+        control.hand_on()
     decided.put(None)
 
 
@@ -148,16 +164,18 @@ def deliver(
     stopping: threading.Event,
     engine_state: EngineState | None = None,
     beat: Callable[[], None] = lambda: None,
+    desk: CommandDesk | None = None,
 ) -> None:
     """Stage 4 of 4: Decided -> outbox -> broker. All that waits becomes durable in one sync; then it is given.
 
-    beat: called every second or so, as long as this stage is alive.
+    beat: called every second or so, as long as this stage is alive. desk: what remote commands are answered by.
     """
     engine_state = engine_state or EngineState()
     health_due = time.monotonic() + health_interval_s
     ended = False
     while not ended:
         beat()
+        settled = desk.settled() if desk else ()  # before: verdicts under older orders go into the outbox first
         items = take_all(decided, publisher.wait_s)
         parts = [item for item in items if isinstance(item, Decided)]
         publisher.store([message for part in parts for message in part.messages])
@@ -166,15 +184,21 @@ def deliver(
             given(part.result)
         changed, events = engine_state.take()
         publisher.raise_events(events)
+        if desk is not None:
+            changed = desk.attend(settled) or changed
         publisher.send()
         if changed:
             publisher.announce_online()
         if time.monotonic() >= health_due:
             health_due = time.monotonic() + health_interval_s
             publisher.report_evicted()
-            health = tally.health(origin, publisher.outbox, engine_restarts=engine_state.restarts)
+            refused = desk.refused if desk else 0
+            restarts = engine_state.restarts
+            health = tally.health(origin, publisher.outbox, engine_restarts=restarts, commands_refused=refused)
             publisher.tell(origin.topics.of("health"), encode(health))
         ended = None in items
+    if desk is not None:
+        desk.close()
     publisher.report_evicted()
     deadline = time.monotonic() + drain_timeout_s
     while publisher.left and time.monotonic() < deadline and not stopping.is_set() and not publisher.hopeless:
@@ -206,19 +230,23 @@ def inspect(
     last_stage: Callable[["Queue[Decided | Wake | None]"], None],
     *,
     threshold: float = 1.0,
+    control: Control | None = None,
     publish_maps: bool = True,
     album: Album | None = None,
 ) -> None:
     """Run the four stages until the camera ends or is closed. StageError where one of them broke down.
 
     `last_stage` is `deliver` or `show` with the rest of its arguments; `decided` is made by the caller, who wakes it.
+    control: changes the threshold, and more, while the line runs; without one the threshold stays as it is.
     """
     taken: Queue[Taken | None] = Queue(QUEUED_FRAMES)
     scored: Queue[Scored | None] = Queue(QUEUED_FRAMES)
-    decide_all = partial(decide_parts, threshold=threshold, publish_maps=publish_maps, album=album)
+    control = control or Control(threshold)
+    control.connect(partial(_pose, taken))
+    decide_all = partial(decide_parts, control=control, publish_maps=publish_maps, album=album)
     run_stages(
         [
-            Stage("camera", lambda: take_frames(camera, taken, preprocessing), None, taken),
+            Stage("camera", lambda: take_frames(camera, taken, preprocessing, control), None, taken),
             Stage("engine", lambda: score_frames(taken, scored, engine), taken, scored),
             Stage("decision", lambda: decide_all(scored, decided, origin, preprocessing), scored, decided),
             Stage("delivery", lambda: last_stage(decided), decided, None),
@@ -255,6 +283,16 @@ def judge(part: Scored, origin: Origin, preprocessing: Preprocessing, threshold:
         image=ImageSize(width=taken.size[0], height=taken.size[1]) if taken.size else None,
         latency_ms=round((time.monotonic_ns() - taken.frame.ts_mono_ns) / 1e6, 3),
     )
+
+
+def _pose(taken: "Queue[Taken | None]", image: np.ndarray, answer: Answer) -> None:
+    """A question to the engine, queued like a part."""
+    now = time.monotonic_ns()
+    try:
+        frame = Frame("a question", datetime.now(timezone.utc), now)
+        taken.put(Taken(-1, frame, None, image[0], answer=answer), timeout=QUESTION_S)
+    except Full:
+        answer(None, f"The engine took no question within {QUESTION_S:g} s.")
 
 
 def _begin(engine: Slotted, part: Taken) -> Begun:

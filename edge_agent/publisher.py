@@ -9,11 +9,12 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from edge_agent import clock
 from edge_agent.connection import Outcome, Session
+from edge_agent.control import Orders
 from edge_agent.messages import EngineInService, Event, EventName, Origin, Severity, State, encode
 from edge_agent.outbox import Evicted, Message, Outbox, Row
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 FORGET_AFTER_S = (
     1.0  # acknowledged rows leave with the next stored verdict, or after this long: fewer syncs of the disk
 )
+CORRELATED = 64  # acks whose correlation data is remembered
 POISON_AFTER = 3  # sessions that ended with the same image as the first unanswered message
 
 
@@ -52,11 +54,13 @@ class Publisher:
         window: int = 64,
         replay_per_s: float = 200.0,
         engine: Callable[[], EngineInService | None] = lambda: None,
+        orders: Callable[[], Orders | None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._outbox, self._broker, self._origin, self._window = outbox, broker, origin, window
         self._replay_per_s, self._monotonic = replay_per_s, monotonic
-        self._engine = engine  # what serves now: part of the state
+        self._engine, self._orders = engine, orders  # what serves and holds now: part of the state
+        self._correlations: dict[bytes, bytes] = {}  # of acks, by their payload
         self.delivered = 0  # results the broker has taken since the start
         self._session: Session | None = None
         self._sent: dict[int, _Sent] = {}  # message id -> what the broker hasn't answered yet, in the order of sending
@@ -70,13 +74,18 @@ class Publisher:
         self._replaced: str | None = None
         self._evicting = False
 
-    def store(self, messages: Sequence[Message], *, urgent: bool = False) -> None:
-        """Make messages durable, and forget what the broker has acknowledged; `urgent` forgets it now."""
+    def store(
+        self, messages: Sequence[Message], *, urgent: bool = False, keep: Mapping[str, bytes | None] | None = None
+    ) -> None:
+        """Make messages durable, and forget what the broker has acknowledged; `urgent` forgets it now.
+
+        keep: values that the outbox keeps in the same transaction.
+        """
         self._notice_session()
         self._collect()
         due = urgent or self._monotonic() - self._committed > FORGET_AFTER_S
-        if messages or (self._acknowledged and due):
-            self._commit(messages)
+        if messages or keep or (self._acknowledged and due):
+            self._commit(messages, keep=keep)
         if self._outbox.replaced != self._replaced:
             self._replaced = self._outbox.replaced
             log.error("%s", self._replaced)
@@ -108,14 +117,20 @@ class Publisher:
             self._asides.add(self._session.publish(topic, encode(state), retain=True))
 
     def announce_online(self) -> None:
-        """Publish the present state again: the engine has changed."""
+        """Publish the present state again: the engine has changed, or the orders."""
         self._notice_session()
-        self.announce(self._origin.state("online", self._engine()))
+        self.announce(self._online())
 
     def raise_events(self, events: Sequence[tuple[EventName, Severity, str]]) -> None:
         """Store events; they are delivered like results."""
         if events:
             self._commit([self._event(name, severity, message, {}) for name, severity, message in events])
+
+    def correlate(self, payload: bytes, correlation: bytes) -> None:
+        """Send this payload, which is yet to be stored, with correlation data (MQTT 5); forgotten at a restart."""
+        self._correlations[payload] = correlation
+        while len(self._correlations) > CORRELATED:
+            del self._correlations[next(iter(self._correlations))]
 
     def tell(self, topic: str, payload: bytes) -> None:
         """Publish what is only worth something now (health), where there is a session."""
@@ -130,7 +145,7 @@ class Publisher:
         if self._outbox.is_full or not any(lost := self._outbox.unreported):
             return
         text = (
-            f"The outbox was full: the oldest {lost.images} anomaly maps and {lost.results} verdicts were dropped. "
+            f"The outbox was full: the oldest {lost.images} pictures and {lost.results} verdicts were dropped. "
             f"{'These verdicts are lost.' if lost.results else 'No verdict is lost.'}"
         )
         counts = {"evicted_results": lost.results, "evicted_images": lost.images}
@@ -161,14 +176,17 @@ class Publisher:
         """How long the next call of `send` may wait when nothing happens until then."""
         return 0.05 if self._session is not None and self._replayed < self._backlog_end else FORGET_AFTER_S
 
-    def _commit(self, messages: Sequence[Message], lost: Evicted = Evicted()) -> None:
-        evicted = self._outbox.commit(messages, forget=self._acknowledged, lost=lost)
+    def _commit(
+        self,
+        messages: Sequence[Message],
+        lost: Evicted = Evicted(),
+        keep: Mapping[str, bytes | None] | None = None,
+    ) -> None:
+        evicted = self._outbox.commit(messages, forget=self._acknowledged, lost=lost, keep=keep)
         self._acknowledged = []
         if any(evicted) and not self._evicting:
             self._evicting = True
-            log.error(
-                "The outbox is full. The oldest anomaly maps make room, then the oldest verdicts; all are counted."
-            )
+            log.error("The outbox is full. The oldest pictures make room, then the oldest verdicts; all are counted.")
         self._committed = self._monotonic()
 
     def _collect(self) -> None:
@@ -208,7 +226,13 @@ class Publisher:
         self._live = self._backlog_end = self._outbox.last
         self._replayed = 0
         self._allowance, self._refilled = 0.0, self._monotonic()
-        self.announce(self._origin.state("online", self._engine()))
+        self.announce(self._online())
+
+    def _online(self) -> State:
+        orders = self._orders()
+        if orders is None:
+            return self._origin.state("online", self._engine())
+        return self._origin.state("online", self._engine(), threshold=orders.threshold, paused=orders.paused)
 
     def _suspect_poison(self) -> None:
         """A broker with a size limit hangs up on a large image, every time: give up that image, not the connection."""
@@ -218,7 +242,7 @@ class Publisher:
         self._suspected[first.row.id] += 1
         if self._suspected[first.row.id] >= POISON_AFTER:
             log.error(
-                "The broker hangs up whenever it gets the anomaly map of %d bytes on %s; it is given up. "
+                "The broker hangs up whenever it gets the picture of %d bytes on %s; it is given up. "
                 "Raise the broker's limit of the message size, or set anomaly_maps.publish to false.",
                 len(first.row.payload),
                 first.row.topic,
@@ -229,7 +253,10 @@ class Publisher:
     def _publish(self, session: Session, row: Row, *, historical: bool) -> None:
         payload = _as_historical(row.payload) if historical and row.kind == "result" else row.payload
         content_type = "image/png" if row.kind == "image" else "application/json"
-        mid = session.publish(row.topic, payload, content_type=content_type)
+        if (correlation := self._correlations.get(payload)) is not None:
+            mid = session.publish(row.topic, payload, content_type=content_type, correlation=correlation)
+        else:
+            mid = session.publish(row.topic, payload, content_type=content_type)
         self._sent[mid] = _Sent(row, historical)
 
     def _room_for_live(self) -> int:

@@ -45,15 +45,22 @@ def check_golden(engine: Engine, bundle: Bundle, *, batch: int = 1) -> GoldenRes
     golden = read_golden(bundle)
     answers = [engine.run(golden.images[at : at + batch]) for at in range(0, len(golden.images), batch)]
     result = compare(Scores(*(np.concatenate(values) for values in zip(*answers, strict=True))), golden)
+    if too_far := excess(result, bundle):
+        raise EngineError(
+            f"The engine {engine.name} disagrees with the golden set of {bundle.folder}: {too_far}, over {result.n} "
+            "images. Don't use it on this device: update the engine, or export the bundle again, in another precision "
+            "if need be."
+        )
+    return result
+
+
+def excess(result: GoldenResult, bundle: Bundle) -> str | None:
+    """The first limit of the bundle that is exceeded, with what was found and what is allowed; None: it agrees."""
     for limit in Limits.model_fields:
         found, allowed = getattr(result, limit), getattr(bundle.manifest.limits, limit)
         if not found <= allowed:
-            raise EngineError(
-                f"The engine {engine.name} disagrees with the golden set of {bundle.folder}: {limit} is {found:.3g}, "
-                f"allowed is {allowed:.3g}, over {result.n} images. Don't use it on this device: update the engine, or "
-                "export the bundle again, in another precision if need be."
-            )
-    return result
+            return f"{limit} is {found:.3g}, allowed is {allowed:.3g}"
+    return None
 
 
 def _largest(difference: np.ndarray) -> float:

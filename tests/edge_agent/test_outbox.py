@@ -269,3 +269,26 @@ def test_a_database_locked_by_a_plain_reader_waits_its_turn(tmp_path):
     assert reader.execute("SELECT count(*) FROM outbox").fetchone() == (3,)
     reader.close()
     assert len(Outbox(path, **ROOMY)) == 3
+
+
+def test_values_are_kept_in_one_transaction_with_messages_over_restarts_and_damage(tmp_path):
+    path = tmp_path / "outbox.db"
+    outbox = Outbox(path, **ROOMY)
+    outbox.commit([verdict("x" * 5000)], keep={"orders": b"1.1", "command/1": b"done"})
+    outbox.commit([], keep={"orders": b"1.2", "command/1": None})
+    outbox.close()
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"xxxx", b"xxxy"))  # the message is damaged, the value isn't
+    outbox = Outbox(path, **ROOMY)
+    assert outbox.recall() == {"orders": b"1.2"}
+    outbox.read(after=0, limit=9)
+    assert outbox.replaced
+    assert outbox.recall() == {"orders": b"1.2"}
+    with pytest.raises(TypeError):
+        outbox.commit([verdict("never")], keep={"orders": "no bytes"})  # the whole transaction is given back
+    assert (texts(outbox), outbox.recall()) == ([], {"orders": b"1.2"})
+    outbox.close()
+    path.write_bytes(path.read_bytes().replace(b"1.2", b"9.2"))
+    outbox = Outbox(path, **ROOMY)
+    assert outbox.recall() == {}  # a value that fails its checksum is none
+    outbox.close()

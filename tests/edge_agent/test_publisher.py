@@ -336,7 +336,7 @@ def test_an_image_that_the_broker_hangs_up_on_is_given_up_and_counted(outbox, br
         publisher.send()
         broker.session = None
         publisher.send()
-    assert "hangs up whenever it gets the anomaly map of 300 bytes" in caplog.text
+    assert "hangs up whenever it gets the picture of 300 bytes" in caplog.text
     assert left(outbox) == [0]
     assert outbox.evicted.images == 1
     session = broker.connect()
@@ -369,7 +369,7 @@ def test_what_a_full_outbox_dropped_is_published_once_as_an_event(tmp_path, brok
     assert events[0]["event"] == "outbox_evicted"
     assert events[0]["severity"] == "alarm"
     assert events[0]["counts"] == {"evicted_results": 1, "evicted_images": 1}
-    assert "the oldest 1 anomaly maps and 1 verdicts were dropped. These verdicts are lost." in events[0]["message"]
+    assert "the oldest 1 pictures and 1 verdicts were dropped. These verdicts are lost." in events[0]["message"]
     outbox.close()
 
 

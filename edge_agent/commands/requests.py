@@ -1,0 +1,185 @@
+"""What a command looks like, and how bytes from anywhere become one, or a reason why they don't."""
+
+import hashlib
+import json
+import re
+from datetime import datetime, timezone
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from edge_agent.messages import AckReason
+
+IDENTIFIER = r"^[A-Za-z0-9._-]{1,64}$"
+# All verbs of the topic tree's version 1. This release knows fewer (`Command`), and refuses the others as unknown.
+VERBS = ("set_threshold", "pause", "resume", "snapshot", "self_test", "reload_model", "set_roi", "rollback")
+
+Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+
+
+class Section(BaseModel):
+    """Strict: no unknown field, no value of another type, no NaN; an error never repeats what was sent."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True, validate_default=True
+    )
+
+
+class NoArguments(Section):
+    """`{}`, or left out."""
+
+
+class ThresholdArguments(Section):
+    """Exactly one of the two."""
+
+    threshold: float | None = Field(default=None, gt=0.0, description="What image_score is compared with.")
+    undo: Literal[True] | None = Field(default=None, description="Give back the threshold before the present one.")
+
+
+class Request(Section):
+    """What all commands have in common."""
+
+    command_id: Identifier = Field(
+        description="The sender's own, never used twice (a UUID): the same id gets the same answer, and no new effect."
+    )
+    issued_by: Identifier = Field(description="Who sends it; has to be in `commands.issuers` of the configuration.")
+    expires_at: str = Field(
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z$",
+        description="RFC 3339, UTC with Z. Later than this it has no effect; at most `commands.max_age_s` ahead.",
+    )
+
+    @field_validator("expires_at")
+    @classmethod
+    def _is_a_time(cls, value: str) -> str:
+        moment(value)
+        return value
+
+    @property
+    def expires(self) -> datetime:
+        return moment(self.expires_at)
+
+
+class SetThreshold(Request):
+    """Compare scores with another limit, from the next part on."""
+
+    command: Literal["set_threshold"]
+    arguments: ThresholdArguments
+
+    @field_validator("arguments")
+    @classmethod
+    def _is_one(cls, value: ThresholdArguments) -> ThresholdArguments:
+        if (value.threshold is None) == (value.undo is None):
+            raise ValueError("give threshold, or undo: true")
+        return value
+
+
+class Pause(Request):
+    """Judge no parts: every one is `unknown`, reason `paused`, until `resume`, over restarts too."""
+
+    command: Literal["pause"]
+    arguments: NoArguments = NoArguments()
+
+
+class Resume(Request):
+    """Judge parts again."""
+
+    command: Literal["resume"]
+    arguments: NoArguments = NoArguments()
+
+
+class Snapshot(Request):
+    """The next frame of the camera, whole and lossless, on the `frame` topic."""
+
+    command: Literal["snapshot"]
+    arguments: NoArguments = NoArguments()
+
+
+class SelfTest(Request):
+    """The bundle's golden set on the engine in service, one image between two parts."""
+
+    command: Literal["self_test"]
+    arguments: NoArguments = NoArguments()
+
+
+Command = SetThreshold | Pause | Resume | Snapshot | SelfTest
+COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Discriminator("command")])
+KNOWN = tuple(get_args(kind.model_fields["command"].annotation)[0] for kind in get_args(Command))
+
+
+class Refusal(NamedTuple):
+    """Why a command has no effect: the reason for programs, and the sentence for people."""
+
+    reason: AckReason
+    detail: str
+
+
+class Parsed(NamedTuple):
+    """What could be read: `command_id` where it can be answered, and exactly one of the last two."""
+
+    command_id: str | None = None
+    command: str | None = None  # one of VERBS
+    issued_by: str | None = None
+    digest: str = ""  # of the content, whatever the order of its fields: tells a repetition from another command
+    request: Command | None = None
+    refusal: Refusal | None = None
+
+
+def parse(payload: bytes) -> Parsed:
+    """Any bytes to a command or a refusal; never an exception."""
+    try:
+        value = json.loads(payload.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return Parsed(refusal=Refusal("malformed", "It is not JSON in UTF-8 with each field once."))
+    if not isinstance(value, dict):
+        return Parsed(refusal=Refusal("malformed", "It is not a JSON object."))
+    verb = value.get("command")
+    try:
+        digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    except RecursionError:
+        return Parsed(refusal=Refusal("malformed", "It is nested too deeply."))
+    read = Parsed(
+        command_id=_identifier(value.get("command_id")),
+        command=verb if isinstance(verb, str) and verb in VERBS else None,
+        issued_by=_identifier(value.get("issued_by")),
+        digest=digest,
+    )
+    if isinstance(verb, str) and verb not in KNOWN:
+        named = read.command or "this command"
+        detail = f"This version doesn't know {named}. It knows {', '.join(KNOWN)}."
+        return read._replace(refusal=Refusal("unknown_command", detail))
+    try:
+        return read._replace(request=COMMANDS.validate_python(value))
+    except ValidationError as error:
+        return read._replace(refusal=Refusal("malformed", _explain(error.errors(include_url=False)[0])))
+
+
+def moment(text: str) -> datetime:
+    """RFC 3339 in UTC to a moment; ValueError where it is none. Python 3.10 reads no Z by itself."""
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    read = datetime.strptime(whole, "%Y-%m-%dT%H:%M:%S")
+    return read.replace(microsecond=int(f"{fraction:0<6}"[:6]), tzinfo=timezone.utc)
+
+
+def _identifier(value: Any) -> str | None:
+    return value if isinstance(value, str) and re.fullmatch(IDENTIFIER[1:-1], value) else None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a field is given twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _explain(error: ErrorDetails) -> str:
+    """Which field, and what would be right; names and values that were sent are not repeated."""
+    if error["type"] == "extra_forbidden":
+        return "It has a field that this command doesn't have. docs/messages.md shows the fields."
+    where = ".".join(str(part) for part in error["loc"] if part not in KNOWN)
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{where or 'The message'}: {message[0].upper()}{message[1:]}."

@@ -1,0 +1,102 @@
+"""What the line is told while it runs: another threshold, a pause, to show a frame, a question to its engine.
+
+The stages ask between two parts; other threads tell. Nothing here knows MQTT.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_agent.cameras import Frame
+from edge_agent.engines import EngineError, Scores
+
+Shown = Callable[[int, Frame], None]
+Answer = Callable[[Scores | None, str | None], None]  # the scores, or the sentence why there are none
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What holds for a part: the limit that its score is compared with, and whether it is judged at all."""
+
+    threshold: float
+    paused: bool = False
+    number: int = 0  # rises with each change
+
+
+class Control:
+    """Orders from any thread to the stages of one run."""
+
+    def __init__(self, threshold: float = 1.0, *, paused: bool = False):
+        self._lock = threading.Lock()
+        self._orders = Orders(threshold, paused)
+        self._in_hand: int | None = None  # number of the orders under which a part is being decided now
+        self._wanted: Shown | None = None
+        self._pose: Callable[[np.ndarray, Answer], None] | None = None
+
+    @property
+    def orders(self) -> Orders:
+        return self._orders
+
+    def order(self, *, threshold: float | None = None, paused: bool | None = None) -> int:
+        """In force from the next part on; the number that `settled` takes."""
+        with self._lock:
+            now = self._orders
+            self._orders = Orders(
+                now.threshold if threshold is None else threshold,
+                now.paused if paused is None else paused,
+                now.number + 1,
+            )
+            return self._orders.number
+
+    def settled(self, number: int) -> bool:
+        """Has every part that was decided under older orders been handed on?"""
+        with self._lock:
+            return self._in_hand is None or self._in_hand >= number
+
+    def take_up(self) -> Orders:
+        """The decision begins with a part; these are its orders until `hand_on`."""
+        with self._lock:
+            self._in_hand = self._orders.number
+            return self._orders
+
+    def hand_on(self) -> None:
+        """The verdict on that part has left the decision."""
+        with self._lock:
+            self._in_hand = None
+
+    def want_frame(self, shown: Shown | None) -> None:
+        """Call `shown` once, with the next frame; it must return at once. None: no more."""
+        self._wanted = shown
+
+    def show(self, sequence: int, frame: Frame) -> None:
+        """The camera has a new frame."""
+        if (shown := self._wanted) is not None:
+            self._wanted = None
+            shown(sequence, frame)
+
+    def connect(self, pose: Callable[[np.ndarray, Answer], None] | None) -> None:
+        """How a question gets to the engine in service; None: no more."""
+        self._pose = pose
+
+    def ask(self, image: np.ndarray, timeout_s: float) -> Scores:
+        """What the engine in service says about one image, uint8 [1, h, w, 3], asked between two parts.
+
+        EngineError where it fails, or gives no answer in time.
+        """
+        answered, answers = threading.Event(), []
+
+        def answer(scores: Scores | None, trouble: str | None) -> None:
+            answers.append((scores, trouble))
+            answered.set()
+
+        if (pose := self._pose) is None:
+            raise EngineError("No line runs.")
+        pose(image, answer)
+        if not answered.wait(timeout_s):
+            raise EngineError(f"The engine gave no answer within {timeout_s:g} s.")
+        scores, trouble = answers[0]
+        if scores is None:
+            raise EngineError(trouble or "The engine failed.")
+        return scores
