@@ -80,6 +80,7 @@ def main(
         "system": system,
         "config": config,
         "config_digest": config_digest(resolved),
+        "settings": [setting for setting in settings if not setting.startswith("backbone_weights=")],
         "seed": resolved.seed,
         "pixel_stride": pixel_stride,
         "curve": curve,
