@@ -13,9 +13,11 @@ from export.errors import InputError
 from train.data.batches import load_images
 from train.data.folder import Dataset
 from train.progress import Work
-from train.run import RunError, TrainedRun
+from train.run import RunError, TrainedRun, read_held_out
 
 CALIBRATION_IMAGES = 64
+COMPARED = 8  # held-out images, to tell the run's folder from another with the same file names
+SAME = 2.0  # mean difference in grey levels: decoders round, but two bottles under one camera are 4 apart
 
 
 def calibration_images(run: TrainedRun, dataset: Dataset) -> UInt8[np.ndarray, "n h w 3"]:
@@ -23,7 +25,7 @@ def calibration_images(run: TrainedRun, dataset: Dataset) -> UInt8[np.ndarray, "
 
     Raises:
         RunError: the run doesn't say what it was trained on.
-        InputError: `dataset` lacks one of these images among its good training images.
+        InputError: `dataset` lacks one of these images among its good training images, or has others of these names.
     """
     names = _trained_on(run.folder)
     known = {sample.path.relative_to(dataset.root).as_posix(): sample.path for sample in dataset.train}
@@ -32,9 +34,30 @@ def calibration_images(run: TrainedRun, dataset: Dataset) -> UInt8[np.ndarray, "
             f"--data {dataset.root}: {missing[0]} is not among its good training images, but {run.folder} was trained "
             f"on it ({len(missing)} of {len(names)} are missing). Give the folder that the run was trained on."
         )
-    chosen = np.unique(np.linspace(0, len(names) - 1, min(len(names), CALIBRATION_IMAGES)).round().astype(int))
+    _check_same(run, dataset.root, known)
+    chosen = _evenly(len(names), CALIBRATION_IMAGES)
     with Work("reading calibration images", len(chosen)) as work:
         return load_images([known[names[index]] for index in chosen], run.preprocessing, work.done)
+
+
+def _check_same(run: TrainedRun, root: Path, known: dict[str, Path]) -> None:
+    """InputError where held-out images, of which the run has copies, are other pictures in the folder."""
+    images, names = read_held_out(run)
+    there = [index for index, name in enumerate(names) if name in known]
+    compared = [there[index] for index in _evenly(len(there), COMPARED)]
+    found = load_images([known[names[index]] for index in compared], run.preprocessing)
+    for index, image in zip(compared, found, strict=True):
+        difference = float(np.abs(image.astype(np.float32) - images[index]).mean())
+        if difference > SAME:
+            raise InputError(
+                f"--data {root}: {names[index]} is another picture than the one that {run.folder} held out under this "
+                f"name ({difference:.0f} grey levels apart on average). Give the folder that the run was trained on."
+            )
+
+
+def _evenly(count: int, at_most: int) -> list[int]:
+    """So many of `count` places, spread over all."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, at_most)).tolist()})
 
 
 def _trained_on(folder: Path) -> list[str]:

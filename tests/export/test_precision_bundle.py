@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -112,6 +113,15 @@ def test_a_run_that_names_test_images_is_not_calibrated_on_them(trained_folder, 
     (folder / "split.json").write_text(json.dumps({"train": [name], "held_out": []}))
     with pytest.raises(InputError, match=f"{name} is not among its good training images"):
         calibration_images(open_run(folder), dataset)
+
+
+def test_a_folder_of_other_pictures_under_the_same_names_is_refused(trained_run, line_folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(line_folder, other)
+    for path in (other / "train" / "good").iterdir():
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+    with pytest.raises(InputError, match=r"is another picture than .* held out .*Give the folder that the run was"):
+        calibration_images(trained_run, open_dataset(other))
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", '{"train": []}', '{"train": [1]}', "[]"])
