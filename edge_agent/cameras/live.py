@@ -33,11 +33,12 @@ FAREWELL_S = 5.0  # for the reader to let go of the camera; a driver that hangs 
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """What a source read: exactly one of `image` and `error` is set."""
+    """What a source read: exactly one of `image`, `error` and `late` is set."""
 
     image: np.ndarray | None = None  # uint8 [h, w, 3] RGB, of nobody else
     error: str | None = None  # a sentence
     reason: CameraReason | None = None  # of the error
+    late: bool = False  # it waited on its way for so long that it no longer shows what is there (free running only)
 
 
 class Source(Protocol):
@@ -60,6 +61,7 @@ class Counts:
 
     frames: int = 0  # that the camera gave
     dropped: int = 0  # of a free-running camera: another one came before the line had room
+    late: int = 0  # of a free-running camera: too old when they came, so not used
     repeated: int = 0  # the same picture again: not judged a second time
     reconnects: int = 0
 
@@ -115,8 +117,10 @@ class LiveCamera:
         finally:
             self.close()
             reader.join(FAREWELL_S)
-            log.info("%s gave %d frames; dropped %d, repeated %d, reconnected %d times.", self.name,
-                     self.counts.frames, self.counts.dropped, self.counts.repeated, self.counts.reconnects)  # fmt: skip
+            text = "%s gave %d frames; dropped %d, late %d, repeated %d, reconnected %d times."
+            counts = self.counts
+            numbers = counts.frames, counts.dropped, counts.late, counts.repeated, counts.reconnects
+            log.info(text, self.name, *numbers)
 
     def close(self) -> None:
         self._closed.set()
@@ -211,7 +215,9 @@ class LiveCamera:
                 self._put(shot)
                 continue
             shot = source.read(POLL_S)
-            if shot is not None:
+            if shot is not None and shot.late:
+                self.counts.late += 1
+            elif shot is not None:
                 self._put(shot)
                 quiet_since, patience_s = time.monotonic(), self._settings.stall_s
             elif self._mode == "newest" and time.monotonic() - quiet_since > patience_s:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from typing import Any
 
 import cv2
@@ -13,12 +14,41 @@ from edge_agent.cameras.redact import redact
 from edge_agent.config import RtspCameraConfig, UsbCameraConfig
 from edge_agent.preprocess import MAX_PIXELS
 
+# How a stream's frames come as soon as they are there: none kept from the time it was opened, none inside the decoder.
+PROMPT = "fflags;nobuffer|flags;low_delay"
+DRIFT = 1e-3  # clocks of camera and device may drift apart by so much; more is lateness
+
+
+class Lateness:
+    """How much longer a frame was on its way than the fastest one of its connection, by the stream's timestamps.
+
+    A decoder gives up what it held back when a read times out, and a network delivers in a burst what it kept; such a
+    frame shows a part that has passed.
+    """
+
+    def __init__(self) -> None:
+        self._least = math.inf  # arrival less timestamp: what only the fastest frames come near to
+        self._last = (0.0, 0.0)  # timestamp, arrival
+
+    def of(self, timestamp_s: float, arrived_s: float) -> float:
+        """Seconds; 0 where the stream has no timestamps that rise."""
+        before, arrived_before = self._last
+        self._last = timestamp_s, arrived_s
+        if timestamp_s <= before:
+            return 0.0
+        self._least = min(self._least + DRIFT * (arrived_s - arrived_before), arrived_s - timestamp_s)
+        return arrived_s - timestamp_s - self._least
+
 
 class OpenCvSource:
-    """An opened cv2.VideoCapture. Its `read` has time limits of its own: FFmpeg's are set, V4L2 has 10 s."""
+    """An opened cv2.VideoCapture. Its `read` has time limits of its own: FFmpeg's are set, V4L2 has 10 s.
 
-    def __init__(self, name: str, capture: Any):
+    too_late_s: a stream's frame that comes so much later than the fastest is late; None: they have no timestamps.
+    """
+
+    def __init__(self, name: str, capture: Any, *, too_late_s: float | None = None):
         self._name, self._capture = name, capture
+        self._too_late_s, self._lateness = too_late_s, Lateness()
 
     def read(self, timeout_s: float) -> Shot | None:
         """Blocks up to the capture's own limit; `timeout_s` can't shorten it."""
@@ -28,6 +58,10 @@ class OpenCvSource:
             raise CameraError(f"{self._name} can't be read ({error.err}).") from error
         if not good or image is None:
             raise CameraError(f"{self._name} gives no more frames: its connection ended, or it went silent.")
+        if self._too_late_s is not None:
+            timestamp_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            if self._lateness.of(timestamp_s, time.monotonic()) > self._too_late_s:
+                return Shot(late=True)
         return _as_rgb(self._name, image)
 
     def trigger(self) -> None:
@@ -66,10 +100,11 @@ def open_usb(config: UsbCameraConfig) -> OpenCvSource:
 def open_rtsp(config: RtspCameraConfig) -> OpenCvSource:
     """CameraError where nothing answers in time, or the stream can't be decoded; its address without the login."""
     # The only way to tell OpenCV; read at each opening. What the user set outside rules.
-    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", f"rtsp_transport;{config.transport}")
+    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", f"rtsp_transport;{config.transport}|{PROMPT}")
     limits = [
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, math.ceil(1000 * config.open_timeout_s),
         cv2.CAP_PROP_READ_TIMEOUT_MSEC, math.ceil(1000 * config.stall_s),
+        cv2.CAP_PROP_N_THREADS, 1,  # each further one keeps a frame back
     ]  # fmt: skip
     capture = cv2.VideoCapture(config.url.get_secret_value(), cv2.CAP_FFMPEG, limits)
     if not capture.isOpened():
@@ -81,7 +116,7 @@ def open_rtsp(config: RtspCameraConfig) -> OpenCvSource:
     if size[0] * size[1] > MAX_PIXELS:
         capture.release()
         raise CameraError(f"{rtsp_name(config)} has frames of {size[0]} x {size[1]} pixels, too large. Scale it down.")
-    return OpenCvSource(rtsp_name(config), capture)
+    return OpenCvSource(rtsp_name(config), capture, too_late_s=config.stall_s / 2)
 
 
 def usb_name(config: UsbCameraConfig) -> str:

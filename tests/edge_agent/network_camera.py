@@ -12,16 +12,16 @@ SERVER = Path(__file__).with_name("rtsp_server.py")
 
 
 class NetworkCamera:
-    """A GStreamer RTSP server. `grey`: the brightness of its background, by which one start is told from another."""
+    """A GStreamer RTSP server of 15 frames a second, `width` x 240: a ball that moves before a background (RRGGBB)."""
 
     def __init__(self, gi_folder: Path, port: int):
         self.url = f"rtsp://127.0.0.1:{port}/line"
         self._gi_folder, self._port = gi_folder, port
         self._process: subprocess.Popen[str] | None = None
 
-    def start(self, grey: int) -> None:
+    def start(self, background: str, width: int = 320) -> None:
         path = os.pathsep.join(filter(None, [str(self._gi_folder), os.environ.get("PYTHONPATH")]))
-        command = [sys.executable, str(SERVER), str(self._port), str(grey)]
+        command = [sys.executable, str(SERVER), str(self._port), background, str(width)]
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
         )  # fmt: skip

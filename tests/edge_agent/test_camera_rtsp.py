@@ -17,7 +17,7 @@ from edge_agent.config import RtspCameraConfig
 
 pytest_plugins = ["distribution_gi"]
 PATIENCE_S = 120.0  # for an overloaded machine
-DARK, BRIGHT = 60, 160  # backgrounds of the first and of the second start
+DARK, BRIGHT = 0x3C, 0xA0  # backgrounds of the first and of the second start
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def settings(camera: NetworkCamera, **changes) -> RtspCameraConfig:
 
 def test_a_hung_and_killed_camera_is_stalled_in_time_and_comes_back_with_new_frames_only(camera, caplog):
     caplog.set_level(logging.DEBUG)
-    camera.start(DARK)
+    camera.start("3c3c3c")
     watched = Watched(settings(camera))
     try:
         before = sound(watched.wait_for(lambda frames: len(sound(frames)) >= 10))
@@ -84,7 +84,7 @@ def test_a_hung_and_killed_camera_is_stalled_in_time_and_comes_back_with_new_fra
         camera.kill()
         seen = len(watched.wait_for(lambda frames: "can't be opened" in str(frames[-1].error)))
         started = time.monotonic_ns()
-        camera.start(BRIGHT)
+        camera.start("a0a0a0")
         frames = watched.wait_for(lambda frames: len(sound(frames[seen:])) >= 10)
     finally:
         watched.close()
@@ -103,7 +103,7 @@ def test_a_hung_and_killed_camera_is_stalled_in_time_and_comes_back_with_new_fra
 
 def test_check_and_record_work_with_it(camera, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("CAMERA_PASSWORD", "canary-5391")
-    camera.start(DARK)
+    camera.start("3c3c3c")
     url = camera.url.replace("rtsp://", "rtsp://operator:{CAMERA_PASSWORD}@")
     config = make_line(tmp_path, port=free_port(), cameras={"top": {"kind": "rtsp", "url": url, "open_timeout_s": 30}})
     assert list(yaml.safe_load(config.read_text())["cameras"]) == ["top"]

@@ -1,6 +1,7 @@
 """A live camera over scripted sources: what is dropped, what is a verdict, what happens when it stalls or breaks."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from queue import Empty, Queue
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_agent.cameras.frame import CameraError, Frame
 from edge_agent.cameras.live import QUEUED_SHOTS, LiveCamera, Shot
-from edge_agent.cameras.opencv import open_usb
+from edge_agent.cameras.opencv import DRIFT, Lateness, open_usb
 from edge_agent.config import LiveCameraConfig, UsbCameraConfig
 
 PATIENCE_S = 60.0  # for an overloaded machine; nothing waits so long where all is well
@@ -217,6 +220,32 @@ def test_what_is_wrong_after_a_reconnect_is_unknown_by_reason():
     frames = until(camera, lambda frames: len(frames) == 23)
     assert reasons(frames) == [None] * 20 + ["wrong_size", "wrong_color", None]
     assert "Frame 20 of The camera is 32 x 24 pixels, and 64 x 48 are right." in [f.error for f in frames]
+
+
+def test_late_frames_are_counted_and_neither_judged_nor_a_sign_of_life():
+    late = [Shot(late=True)] * 50
+    script = Script([*shots(1), *late], shots(2))
+    camera = live(script, stall_s=0.3, open_timeout_s=PATIENCE_S, reconnect_min_s=0.5, reconnect_max_s=0.5)
+    frames = until(camera, lambda frames: sum(frame.image is not None for frame in frames) == 2)
+    assert reasons(frames)[:2] == [None, "stalled"]
+    assert camera.counts.late == 50
+    assert camera.counts.frames == 2
+
+
+@given(delays=st.lists(st.floats(0.0, 5.0), min_size=1, max_size=40), start=st.floats(-1e5, 1e5))
+def test_lateness_is_the_delay_beyond_the_fastest_so_far(delays, start):
+    """Whatever the offset of the two clocks is; frames come in order, 0.1 s apart."""
+    lateness, arrived, least = Lateness(), 0.0, math.inf
+    for number, delay in enumerate(delays, 1):
+        arrived = max(arrived, 0.1 * number + delay)  # none overtakes another
+        least = min(least, arrived - 0.1 * number)
+        beyond = arrived - 0.1 * number - least
+        assert beyond - DRIFT * arrived - 1e-6 <= lateness.of(0.1 * number, start + arrived) <= beyond + 1e-6
+
+
+def test_a_stream_without_timestamps_has_no_late_frames():
+    lateness = Lateness()
+    assert [lateness.of(0.0, 10.0 * n) for n in range(5)] == [0.0] * 5
 
 
 def test_close_from_another_thread_ends_a_silent_camera_and_frees_its_source():
