@@ -57,7 +57,7 @@ class ThresholdBudget:
                 "step_too_large",
                 f"From {present:g} to {wanted:g} is a step of {change:g}; one command may move it by {limits.step:g}.",
             )
-        left = limits.per_hour - sum(self.spent)
+        left = round(limits.per_hour - sum(self.spent), 9)
         if change > left + ROUNDING:
             return Refusal(
                 "hourly_limit",
