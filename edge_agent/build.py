@@ -9,6 +9,7 @@ from typing import Any
 from edge_agent.bundle import open_bundle
 from edge_agent.engines.tensorrt import DEFAULT_CACHE, Built, Flavour, build_engine
 from edge_agent.engines.tensorrt.api import NAMES, installed_flavour
+from edge_agent.engines.tensorrt.build import WrongRequest
 from edge_agent.offline import InputError
 
 LINES = 10  # over the whole, where the output is no terminal
@@ -77,13 +78,15 @@ def build(
             target=target,
             rebuild=rebuild,
         )
+    except WrongRequest as error:
+        raise InputError(str(error)) from error
     finally:
         progress.end()
 
 
 def read_batch(text: str) -> tuple[int, int, int]:
     """ "8": from 1 to 8, fastest at 8. "1,32": from 1 to 32, fastest at 1."""
-    numbers = [int(part) if part.strip().isdigit() else 0 for part in text.split(",")]
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
     best, largest = numbers[0], numbers[-1]
     if len(numbers) > 2 or not 1 <= best <= largest:
         raise InputError(

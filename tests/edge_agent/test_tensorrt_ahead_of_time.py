@@ -74,7 +74,7 @@ def test_for_this_device_it_needs_one(bundle, tmp_path, monkeypatch):
 
 
 def test_an_unknown_target_is_answered_with_those_that_it_builds_for(bundle, tmp_path):
-    for target in ("sm99", "none", "sm"):
+    for target in ("sm99", "none", "current", "sm"):
         with pytest.raises(EngineError, match=f"--target {target} is no GPU .* builds for: .*sm86, sm89, sm120"):
             build(bundle, tmp_path, target=target)
 
@@ -133,8 +133,10 @@ def test_the_command_builds_tells_and_says_that_nothing_is_proved(bundle, tmp_pa
         (["--batch", "many"], 2, "--batch is 'many'. Give the largest batch"),
         (["--batch", "8,1"], 2, "--batch is '8,1'"),
         (["--engine", "onnxruntime"], 2, "--engine onnxruntime needs no building. Give tensorrt or tensorrt_rtx"),
-        (["--target", "sm86", "--engine", "tensorrt"], 1, "Only TensorRT-RTX builds ahead of time"),
-        (["--target", "sm86", "--optimization-level", "9"], 1, "it goes from 0 to 5"),
+        (["--batch", "²"], 2, "--batch is '²'"),
+        (["--target", "sm86", "--engine", "tensorrt"], 2, "Only TensorRT-RTX builds ahead of time"),
+        (["--target", "sm85"], 2, "--target sm85 is no GPU that TensorRT-RTX"),
+        (["--target", "sm86", "--optimization-level", "9"], 2, "it goes from 0 to 5"),
     ],
 )
 def test_the_command_refuses_with_a_sentence_and_its_exit_code(bundle, tmp_path, arguments, code, said):

@@ -33,6 +33,10 @@ from edge_agent.engines.tensorrt.trtexec import trtexec_line
 logger = logging.getLogger(__name__)
 
 
+class WrongRequest(EngineError):
+    """What was asked of the build can't be meant, whatever the bundle and the device."""
+
+
 class Built(NamedTuple):
     path: Path  # the engine file
     key: str  # digest of all that it depends on
@@ -54,15 +58,15 @@ class Request:
     def check(self, flavour: Flavour) -> None:
         smallest, best, largest = self.batch_sizes
         if not 1 == smallest <= best <= largest:
-            raise EngineError(
+            raise WrongRequest(
                 f"Batch sizes are {smallest}, {best}, {largest}; the smallest is 1, as the line judges, and they rise."
             )
         if self.workspace_bytes is not None and self.workspace_bytes < 2**20:
-            raise EngineError(f"The workspace is {self.workspace_bytes} bytes; give at least 1 MiB, or leave it out.")
+            raise WrongRequest(f"The workspace is {self.workspace_bytes} bytes; give at least 1 MiB, or leave it out.")
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
-            raise EngineError(f"The optimisation level is {self.optimization_level}; it goes from 0 to 5.")
+            raise WrongRequest(f"The optimisation level is {self.optimization_level}; it goes from 0 to 5.")
         if self.target is not None and flavour != "tensorrt_rtx":
-            raise EngineError(
+            raise WrongRequest(
                 f"Only TensorRT-RTX builds ahead of time for another GPU, not {NAMES[flavour]}. Build on the device "
                 "without --target, or give --engine tensorrt_rtx."
             )
@@ -182,9 +186,9 @@ def _configure(builder: Builder, trt: TensorRT, request: Request, flavour: Flavo
 def _capability(trt: TensorRT, target: str | None) -> object:
     known = trt.ComputeCapability.__members__
     wanted = "CURRENT" if target is None else target.upper()
-    if wanted not in known or wanted == "NONE":
+    if wanted not in known or (target is not None and not wanted.startswith("SM")):
         offered = ", ".join(name.lower() for name in known if name.startswith("SM"))
-        raise EngineError(f"--target {target} is no GPU that TensorRT-RTX {trt.__version__} builds for: {offered}.")
+        raise WrongRequest(f"--target {target} is no GPU that TensorRT-RTX {trt.__version__} builds for: {offered}.")
     return known[wanted]
 
 
