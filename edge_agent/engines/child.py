@@ -138,6 +138,10 @@ class ChildEngine:
     def alive(self) -> bool:
         return self._death is None and self._process.alive
 
+    def how_it_ended(self) -> str:
+        """A sentence, once it isn't `alive` any more; from any thread."""
+        return self._death or f"The engine's process {self._process.ending}."
+
     def submit(self, images: np.ndarray) -> int:
         """Copy a batch into a free slot and begin; the ticket for `collect`."""
         self._check_alive()
@@ -222,7 +226,8 @@ class ChildEngine:
                     )
             hello: dict[str, Any] = json.loads(self._pipe.recv_bytes())
         except (EOFError, OSError):
-            raise EngineError(f"The engine's process {self._process.end(GOODBYE_S)} while it opened it.") from None
+            ended = self._process.end(GOODBYE_S)
+            raise EngineError(f"While it opened the engine, its process {ended}.") from None
         if "error" in hello:
             raise {"not_built": EngineNotBuilt}.get(hello["kind"], EngineError)(hello["error"])
         return hello
@@ -237,7 +242,7 @@ class ChildEngine:
             self._die()
         self._heard = time.monotonic()
         ticket, status = ANSWER.unpack_from(answer)
-        self._answers[ticket] = (status, answer[ANSWER.size :].decode())
+        self._answers[ticket] = (status, answer[ANSWER.size :].decode(errors="replace"))
 
     def _forget(self, tickets: "deque[int]") -> None:
         """Wait for what is out and drop it, so that its slots are free."""
@@ -252,6 +257,7 @@ class ChildEngine:
             raise EngineDied(self._death)
 
     def _die(self, text: str | None = None) -> None:
+        self._death = text  # first: who asks from another thread is not to take our own kill for the cause
         ended = self._bury(0.0 if text else GOODBYE_S)
         self._death = text or f"The engine's process {ended}."
         raise EngineDied(self._death)

@@ -167,4 +167,6 @@ def slower(slow: Proved, fast: Proved) -> Refused:
         f"{slow} agrees with the golden set and takes {slow.latency_ms:.2f} ms for an image; {fast} takes "
         f"{fast.latency_ms:.2f} ms."
     )
+    if slow.latency_ms < fast.latency_ms:
+        reason += f" Of two closer than {100 * (1 - AHEAD):.0f} % the plainer one serves."
     return Refused(slow.candidate, reason, slow.latency_ms)

@@ -57,23 +57,31 @@ class Process:
     def alive(self) -> bool:
         return self._popen.poll() is None
 
-    def kill(self) -> None:
-        self._popen.kill()
-
-    def end(self, wait_s: float = 0.0) -> str:
-        """Give it so long to end by itself, then kill it. How it ended: `was killed by SIGKILL`, say."""
-        try:
-            status = self._popen.wait(wait_s)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            status = self._popen.wait()
-        if self._life >= 0:
-            os.close(self._life)
-            self._life = -1
+    @property
+    def ending(self) -> str:
+        """How it ended: `was killed by SIGKILL`, say."""
+        status = self._popen.poll()
+        if status is None:
+            return "has not ended"
         if status >= 0:
             return f"ended with exit code {status}"
         name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
         return f"was killed by {name}{FAULTS.get(name, '')}"
+
+    def kill(self) -> None:
+        self._popen.kill()
+
+    def end(self, wait_s: float = 0.0) -> str:
+        """Give it so long to end by itself, then kill it. `ending`."""
+        try:
+            self._popen.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+        if self._life >= 0:
+            os.close(self._life)
+            self._life = -1
+        return self.ending
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -257,7 +257,7 @@ class Supervisor:
             if serving is None:
                 self._restart()
             elif not serving.engine.alive:
-                self._note_death(serving, "The engine's process has ended.")
+                self._note_death(serving, serving.engine.how_it_ended())
             elif self._doubted is not None:
                 if now >= self._renewed + DOUBT_S:
                     self._renew(serving)
@@ -282,8 +282,11 @@ class Supervisor:
             except EngineError as error:
                 reason = str(error)
                 continue
+            if self._serving is not None:  # an engine that was built meanwhile
+                found.engine.close()
+                return
             if each == candidate:
-                self._install(found, restarts=1)
+                self._install(self._as_timed(found), restarts=1)
                 return
             self._tried = time.monotonic()
             text = f"{candidate} can't serve any more: {reason} {found} serves instead."
@@ -297,13 +300,21 @@ class Supervisor:
         """Replace a process whose answers are nonsense by a new one of the same engine, once that has proved itself."""
         log.warning("%s gave nonsense or failed; a new process is started to take its place.", doubted)
         try:
-            self._install(self._prove_it(doubted.candidate, False), restarts=1)
+            found = self._as_timed(self._prove_it(doubted.candidate, False))
+            if self._serving in (None, doubted):
+                self._install(found, restarts=1)
+            else:  # an engine that was built meanwhile serves
+                found.engine.close()
         except EngineError as error:
             self._say("engine_refused", f"A new process of {doubted} was not taken: {error} The old one serves on.")
         finally:
             self._renewed = time.monotonic()
             with self._changed:
                 self._doubted = None
+
+    def _as_timed(self, again: Proved) -> Proved:
+        """A new process of the engine that served, with the latency that was measured of it when it was chosen."""
+        return replace(again, latency_ms=self._status.latency_ms)
 
     def _return_to_wanted(self) -> None:
         self._tried = time.monotonic()
@@ -490,7 +501,8 @@ def choose_with_fallback(
     if len(of) == 1:
         return choice, "it is the only one installed here." if asked == "auto" else f"engine.kind is {asked}."
     passed = 1 + sum(each.latency_ms is not None for each in choice.refused)
+    which = "the fastest on this machine" if asked == "auto" else f"engine.kind is {asked}; the fastest precision"
     return choice, (
-        f"the fastest on this machine, {choice.proved.latency_ms:.2f} ms for an image, of {passed} that agree with the "
-        f"golden set ({len(of)} tried)."
+        f"{which}, {choice.proved.latency_ms:.2f} ms for an image, of {passed} that agree with the golden set "
+        f"({len(of)} tried)."
     )

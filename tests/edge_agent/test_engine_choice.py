@@ -3,6 +3,7 @@
 import re
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import stand_in_engines as stand_in
@@ -11,7 +12,7 @@ from tiny_bundle import parts, tiny_model, write_bundle
 
 from edge_agent.bundle import open_bundle
 from edge_agent.engines.child import Candidate, open_candidate
-from edge_agent.engines.choose import NoEngine, candidates
+from edge_agent.engines.choose import NoEngine, Proved, candidates, slower
 
 
 @pytest.fixture
@@ -138,3 +139,19 @@ def test_candidates_of_a_kind(monkeypatch):
     assert of("tensorrt") == [Candidate("tensorrt", device=1, cache="engines")]  # named: tried, whatever is installed
     assert of("onnxruntime") == [Candidate("onnxruntime", threads=2)]
     assert of("replay") == [Candidate("replay", threads=2)]
+
+
+def test_the_sentence_says_why_the_faster_of_two_close_ones_does_not_serve():
+    fast, slow = (
+        Proved(FAST, SimpleNamespace(name=name, precision="float32"), None, ms)
+        for name, ms in (("b", 9.9), ("a", 10.0))
+    )
+    assert slower(fast, slow).reason.endswith(
+        "a (float32) takes 10.00 ms. Of two closer than 3 % the plainer one serves."
+    )
+    assert slower(slow, fast).reason.endswith("b (float32) takes 9.90 ms.")
+
+
+def test_a_named_engine_is_only_the_fastest_of_its_own_precisions(bundle):
+    with serving(bundle, [FAST, WRONG]) as engine:
+        assert engine.status.chosen.startswith("engine.kind is openvino; the fastest precision, ")

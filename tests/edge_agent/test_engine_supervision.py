@@ -82,7 +82,9 @@ def test_a_death_between_two_parts_costs_none(bundle):
     with serving(bundle, [FAST]) as engine:
         pid = engine.pid
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: engine.pid not in (None, pid))
+        wait_until(lambda: engine.status.restarts == 1)
+        assert engine.incidents[0].text.startswith("numpy (float32): The engine's process was killed by SIGKILL")
+        assert engine.status.latency_ms == engine.statuses[0].latency_ms  # that of the choice, for its sentence
         os.kill(engine.pid, signal.SIGKILL)
         time.sleep(0.05)  # gone, but perhaps not noticed yet
         images = parts(2)
@@ -179,3 +181,15 @@ def test_closing_ends_every_process(bundle):
     assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(EngineError, match="No engine serves"):
         engine.run(parts(1))
+
+
+def test_what_was_built_while_a_new_process_started_stays(bundle, tmp_path):
+    to_build = Candidate("tensorrt", cache=str(tmp_path))
+    with serving(
+        bundle, [to_build], opener=stand_in.open_late_again, builder=stand_in.build_good, wait_s=30.0
+    ) as engine:
+        os.kill(engine.pid, signal.SIGKILL)
+        wait_until(lambda: "was built on this device" in engine.status.chosen)
+        pid = engine.pid
+        time.sleep(4.0)  # until the process of the former engine has started as well
+        assert (engine.pid, engine.status.fallback) == (pid, False)
