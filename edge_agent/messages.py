@@ -221,7 +221,7 @@ class Commanded(Part):
     golden: Golden | None = Field(default=None, description="self_test: what was measured.")
 
 
-class Ack(Payload, Commanded):
+class Ack(Commanded, Payload):
     """The answer to a command; durable and at least once, like a result. Match it by `command_id`."""
 
     command_id: str
@@ -292,7 +292,7 @@ def json_schemas() -> dict[str, dict[str, Any]]:
 
 
 def write_schemas(folder: Path) -> None:
-    """docs/schema/, anew: `python -c "from edge_agent.messages import *; write_schemas(Path('docs/schema'))"`"""
+    """docs/schema/, anew: `python -c "from edge_agent.asyncapi import *; write_documents(Path('docs/schema'))"`"""
     folder.mkdir(parents=True, exist_ok=True)
     for leaf, schema in json_schemas().items():
         (folder / f"{leaf}.json").write_text(json.dumps(schema, indent=2) + "\n", encoding="utf-8")

@@ -33,6 +33,8 @@ class NoArguments(Section):
 class ThresholdArguments(Section):
     """Exactly one of the two."""
 
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
     threshold: float | None = Field(default=None, gt=0.0, description="What image_score is compared with.")
     undo: Literal[True] | None = Field(default=None, description="Give back the threshold before the present one.")
 

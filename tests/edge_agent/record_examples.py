@@ -1,0 +1,59 @@
+"""Record docs/schema/examples/ from a running agent: `python tests/edge_agent/record_examples.py`"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+
+from commander import ALLOWED, CAMERA, Commander, request  # noqa: E402
+from line import RunningAgent, make_line  # noqa: E402
+from mosquitto import Mosquitto, Subscriber  # noqa: E402
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "schema" / "examples"
+
+
+def write(name: str, payload: dict) -> None:
+    EXAMPLES.mkdir(parents=True, exist_ok=True)
+    (EXAMPLES / f"{name}.json").write_text(json.dumps(payload, indent=2) + "\n", encoding="utf-8")
+
+
+def record(folder: Path) -> None:
+    """Every kind of message that a station says on a good day, and the commands that made it say some of them."""
+    broker = Mosquitto(folder / "broker").start()
+    subscriber = Subscriber(broker.port)
+    commander = Commander(broker, subscriber)
+    config = make_line(folder, port=broker.port, cameras=CAMERA, commands=ALLOWED, health_interval_s=0.5)
+    commands = {
+        "set_threshold": request("set_threshold", arguments={"threshold": 1.05}),
+        "undo": request("set_threshold", arguments={"undo": True}),
+        "snapshot": request("snapshot"),
+        "self_test": request("self_test"),
+        "pause": request("pause"),
+        "resume": request("resume"),
+        "refused": request("set_threshold", arguments={"threshold": 7.5}),
+    }
+    with RunningAgent(config) as agent:
+        subscriber.wait_for(lambda s: {result["verdict"] for result in s.results} == {"pass", "reject"})
+        write("state", subscriber.of("state")[-1].json)
+        for name, sent in commands.items():
+            if name != "refused":
+                write(f"cmd.{name}", sent)
+            write(f"ack.{name}", commander.send(sent))
+        subscriber.wait_for(lambda s: s.of("health"))
+        agent.end()
+    subscriber.wait_for(lambda s: s.of("state")[-1].json["state"] == "stopped")
+    for verdict in ("pass", "reject", "unknown"):
+        write(f"result.{verdict}", next(result for result in subscriber.results if result["verdict"] == verdict))
+    write("health", subscriber.of("health")[-1].json)
+    write("event", subscriber.of("event")[0].json)
+    write("state.stopped", subscriber.of("state")[-1].json)
+    commander.close()
+    subscriber.close()
+    broker.stop()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        record(Path(temporary))
