@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_agent.cameras.frame import CameraError
 from edge_agent.cameras.live import Mode, Shot
-from edge_agent.config import GenICamConfig, GigeCameraConfig
+from edge_agent.cameras.settings import GenICamConfig, GigeCameraConfig
 
 MODES: dict[str, Mode] = {"free_run": "newest", "software": "asked", "hardware": "every"}
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from edge_agent.cameras.frame import CameraReason
-from edge_agent.config import FrameChecksConfig
+from edge_agent.cameras.settings import FrameChecksConfig
 
 SAMPLED_ROWS = 240  # a frame's shorter side is thinned out to about so many pixels
 BLACK_SHARE = 0.999  # a black frame has so large a share of dark pixels: a few hot ones don't make it a picture

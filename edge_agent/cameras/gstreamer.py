@@ -10,7 +10,7 @@ import numpy as np
 from edge_agent.cameras.frame import CameraError
 from edge_agent.cameras.live import Shot
 from edge_agent.cameras.redact import redact
-from edge_agent.config import CsiCameraConfig
+from edge_agent.cameras.settings import CsiCameraConfig
 
 # The sink must not drop: what is dropped is counted, and that is the reader's business.
 SINK = "videoconvert ! video/x-raw,format=RGB ! appsink max-buffers=2 drop=false sync=false"

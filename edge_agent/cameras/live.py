@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_agent.cameras.checks import FrameChecks
 from edge_agent.cameras.frame import CameraError, CameraReason, Frame
-from edge_agent.config import LiveCameraConfig
+from edge_agent.cameras.settings import LiveCameraConfig
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,7 @@ from edge_agent.cameras.frame import Camera
 from edge_agent.cameras.gstreamer import GStreamerSource, csi_pipeline, load_gstreamer
 from edge_agent.cameras.live import LiveCamera
 from edge_agent.cameras.opencv import open_rtsp, open_usb, rtsp_name, usb_name
-from edge_agent.cameras.video import VideoFileCamera
-from edge_agent.config import (
+from edge_agent.cameras.settings import (
     CameraConfig,
     CsiCameraConfig,
     FolderCameraConfig,
@@ -18,6 +17,7 @@ from edge_agent.config import (
     UsbCameraConfig,
     VideoCameraConfig,
 )
+from edge_agent.cameras.video import VideoFileCamera
 
 
 def open_camera(config: CameraConfig) -> Camera:

@@ -11,7 +11,7 @@ import numpy as np
 from edge_agent.cameras.frame import CameraError
 from edge_agent.cameras.live import Shot
 from edge_agent.cameras.redact import redact
-from edge_agent.config import RtspCameraConfig, UsbCameraConfig
+from edge_agent.cameras.settings import RtspCameraConfig, UsbCameraConfig
 from edge_agent.preprocess import MAX_PIXELS
 
 # How a stream's frames come as soon as they are there: none kept from the time it was opened, none inside the decoder.

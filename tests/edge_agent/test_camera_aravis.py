@@ -13,7 +13,7 @@ import pytest
 from edge_agent.cameras.aravis import TO_RGB, AravisSource, load_aravis, to_rgb
 from edge_agent.cameras.frame import CameraError
 from edge_agent.cameras.open import open_camera
-from edge_agent.config import GigeCameraConfig, Usb3CameraConfig
+from edge_agent.cameras.settings import GigeCameraConfig, Usb3CameraConfig
 
 pytest_plugins = ["distribution_gi"]
 pytestmark = pytest.mark.filterwarnings("ignore:DynamicImporter:ImportWarning")  # older PyGObject's own

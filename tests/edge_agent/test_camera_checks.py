@@ -18,7 +18,7 @@ from edge_agent.cameras.checks import (
     thin_out,
     wrong_colour,
 )
-from edge_agent.config import FrameChecksConfig
+from edge_agent.cameras.settings import FrameChecksConfig
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -12,7 +12,7 @@ from edge_agent.cameras.frame import CameraError
 from edge_agent.cameras.gstreamer import csi_pipeline, load_gstreamer, pixels, with_sink
 from edge_agent.cameras.open import open_camera
 from edge_agent.cameras.redact import redact
-from edge_agent.config import CsiCameraConfig, GStreamerCameraConfig
+from edge_agent.cameras.settings import CsiCameraConfig, GStreamerCameraConfig
 
 pytest_plugins = ["distribution_gi"]
 pytestmark = pytest.mark.filterwarnings("ignore:DynamicImporter:ImportWarning")  # older PyGObject's own

@@ -13,7 +13,7 @@ from network_camera import NetworkCamera
 
 from edge_agent.cameras.frame import Frame
 from edge_agent.cameras.open import open_camera
-from edge_agent.config import RtspCameraConfig
+from edge_agent.cameras.settings import RtspCameraConfig
 
 pytest_plugins = ["distribution_gi"]
 PATIENCE_S = 120.0  # for an overloaded machine

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from edge_agent.cameras.frame import CameraError, Frame
 from edge_agent.cameras.live import QUEUED_SHOTS, LiveCamera, Shot
-from edge_agent.cameras.opencv import DRIFT, Lateness, open_usb
-from edge_agent.config import LiveCameraConfig, UsbCameraConfig
+from edge_agent.cameras.opencv import DRIFT, Lateness, OpenCvSource, open_usb
+from edge_agent.cameras.settings import LiveCameraConfig, UsbCameraConfig
 
 PATIENCE_S = 60.0  # for an overloaded machine; nothing waits so long where all is well
 HASTY = {"stall_s": 0.3, "open_timeout_s": 0.3, "reconnect_min_s": 0.01, "reconnect_max_s": 0.05}
@@ -241,6 +241,19 @@ def test_lateness_is_the_delay_beyond_the_fastest_so_far(delays, start):
         least = min(least, arrived - 0.1 * number)
         beyond = arrived - 0.1 * number - least
         assert beyond - DRIFT * arrived - 1e-6 <= lateness.of(0.1 * number, start + arrived) <= beyond + 1e-6
+
+
+def test_a_stream_says_which_of_its_frames_is_late(monkeypatch):
+    """Frames of 0.0, 0.1, ... s by the stream's clock; the fourth waited for a second, as after a time-out."""
+    arrivals = iter([5.0, 5.1, 5.2, 6.3, 6.31, 5.5 + 1.0])
+    monkeypatch.setattr("edge_agent.cameras.opencv.time.monotonic", lambda: next(arrivals))
+    capture = UsbStandIn(frames=6)
+    stamps = iter(range(0, 600, 100))
+    monkeypatch.setattr(capture, "get", lambda what: float(next(stamps)) if what == cv2.CAP_PROP_POS_MSEC else 0.0)
+    source = OpenCvSource("The camera", capture, too_late_s=0.5)
+    assert [source.read(1.0).late for _ in range(6)] == [False, False, False, True, True, True]
+    capture = UsbStandIn(frames=1)
+    assert OpenCvSource("The camera", capture).read(1.0).image is not None  # without timestamps none is asked for
 
 
 def test_a_stream_without_timestamps_has_no_late_frames():

@@ -8,14 +8,8 @@ import pytest
 import yaml
 from pydantic_core import PydanticUndefined
 
-from edge_agent.config import (
-    CameraConfig,
-    ConfigError,
-    FrameChecksConfig,
-    LiveCameraConfig,
-    RtspCameraConfig,
-    read_config,
-)
+from edge_agent.cameras.settings import CameraConfig, FrameChecksConfig, LiveCameraConfig, RtspCameraConfig
+from edge_agent.config import ConfigError, read_config
 
 GOOD = """\
 device: press-7
