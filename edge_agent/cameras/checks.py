@@ -43,18 +43,30 @@ def thin_out(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[::step, ::step])
 
 
+def brightest(sample: np.ndarray) -> np.ndarray:
+    """[h, w]: the largest channel; far faster than a maximum over an axis of three."""
+    largest: np.ndarray = np.maximum(np.maximum(sample[..., 0], sample[..., 1]), sample[..., 2])
+    return largest
+
+
+def darkest(sample: np.ndarray) -> np.ndarray:
+    """[h, w]: the smallest channel."""
+    smallest: np.ndarray = np.minimum(np.minimum(sample[..., 0], sample[..., 1]), sample[..., 2])
+    return smallest
+
+
 def dark_share(sample: np.ndarray, level: int) -> float:
     """Share of the pixels that no channel lifts above `level`."""
-    return float(np.mean(sample.max(axis=2) <= level))
+    return float(np.mean(brightest(sample) <= level))
 
 
 def saturated_share(sample: np.ndarray) -> float:
     """Share of the pixels whose channels are all saturated."""
-    return float(np.mean(sample.min(axis=2) >= SATURATED))
+    return float(np.mean(darkest(sample) >= SATURATED))
 
 
 def colour_of(sample: np.ndarray) -> Colour:
-    chroma = float(np.mean(sample.max(axis=2) - sample.min(axis=2)))
+    chroma = float(np.mean(brightest(sample) - darkest(sample)))
     red, _, blue = cv2.mean(sample)[:3]
     return Colour(chroma, red - blue)
 
