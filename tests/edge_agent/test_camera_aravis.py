@@ -154,20 +154,27 @@ def test_a_frame_with_lost_packets_is_unknown_and_never_a_picture(gige, resend):
     assert all(is_whole(frame.image) for frame in sound(frames))
 
 
-def test_a_line_that_does_not_trigger_is_no_stall(gige):
+def test_a_line_that_does_not_trigger_is_no_stall_but_a_camera_that_is_gone_is(gige):
     gige.start()
     camera = open_camera(settings(trigger="hardware", trigger_line="Line0", stall_s=0.2, open_timeout_s=PATIENCE_S))
-    connected = threading.Event()
-    connect = camera._connect
-    camera._connect = lambda: (connect(), connected.set())[0]
+    connected, connect = threading.Event(), camera._connect
+
+    def connect_and_tell():
+        source = connect()
+        connected.set()
+        return source
+
+    camera._connect = connect_and_tell
     frames = []
-    thread = threading.Thread(target=lambda: frames.extend(camera.frames()))
+    thread = threading.Thread(target=lambda: frames.extend(take(camera, lambda frames: True)))
     thread.start()
     assert connected.wait(PATIENCE_S)
     time.sleep(1.0)
-    camera.close()
-    thread.join(PATIENCE_S)
     assert frames == []
+    gige.kill()
+    thread.join(PATIENCE_S)
+    assert [frame.reason for frame in frames] == ["stalled"]
+    assert "is lost: it doesn't answer any more" in frames[0].error or "can't be opened" in frames[0].error
 
 
 @pytest.fixture
