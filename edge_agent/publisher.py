@@ -70,6 +70,7 @@ class Publisher:
         self._allowance, self._refilled = 0.0, monotonic()
         self._committed = monotonic()
         self._suspected: Counter[int] = Counter()
+        self._set_aside: set[int] = set()  # rows that this process sends no more
         self._refusals_logged = False
         self._replaced: str | None = None
         self._evicting = False
@@ -235,12 +236,25 @@ class Publisher:
         return self._origin.state("online", self._engine(), threshold=orders.threshold, paused=orders.paused)
 
     def _suspect_poison(self) -> None:
-        """A broker with a size limit hangs up on a large image, every time: give up that image, not the connection."""
+        """A broker hangs up on a message, every time: give up that one, not the connection.
+
+        On an image that is over its size limit: it is dropped. On an ack or event that this user may not publish: it
+        stays in the outbox until the agent's next start, and verdicts don't wait for it. Verdicts are never given up.
+        """
         first = next(iter(self._sent.values()), None)
-        if first is None or first.row.kind != "image":
+        if first is None or first.row.kind == "result":
             return
         self._suspected[first.row.id] += 1
-        if self._suspected[first.row.id] >= POISON_AFTER:
+        if self._suspected[first.row.id] < POISON_AFTER:
+            return
+        if first.row.kind == "event":
+            self._set_aside.add(first.row.id)
+            log.error(
+                "The broker hangs up whenever it gets a message on %s; it stays in the outbox until the agent's next "
+                "start. Allow this user to write there.",
+                first.row.topic,
+            )
+        else:
             log.error(
                 "The broker hangs up whenever it gets the picture of %d bytes on %s; it is given up. "
                 "Raise the broker's limit of the message size, or set anomaly_maps.publish to false.",
@@ -251,6 +265,8 @@ class Publisher:
             self._commit([], lost=Evicted(images=1))
 
     def _publish(self, session: Session, row: Row, *, historical: bool) -> None:
+        if row.id in self._set_aside:
+            return
         payload = _as_historical(row.payload) if historical and row.kind == "result" else row.payload
         content_type = "image/png" if row.kind == "image" else "application/json"
         if (correlation := self._correlations.get(payload)) is not None:

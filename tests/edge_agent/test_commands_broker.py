@@ -1,13 +1,16 @@
 """Commands through a real broker to a real agent: effects, answers, refusals."""
 
 import json
+import os
+import shutil
+import subprocess
 
 import cv2
 import numpy as np
 import pytest
 import tiny_bundle
 from commander import ALLOWED, CAMERA, TOPIC, Commander, commander, line_with_commands, request, states
-from line import RunningAgent, make_line
+from line import ROOT, RunningAgent, make_line
 
 pytestmark = pytest.mark.broker
 __all__ = ["commander"]
@@ -164,3 +167,30 @@ def test_the_default_answer_to_a_clock_that_runs_free_is_no(tmp_path, broker, su
         agent.end()
     expected = ("done", None) if clock.time_sync() == "ok" else ("rejected", "clock_free_running")
     assert (answer["status"], answer["reason"]) == expected
+
+
+def test_the_documented_examples_work_when_pasted(tmp_path, broker, subscriber):
+    text = (ROOT / "docs" / "messages.md").read_text(encoding="utf-8")
+    script = text.split("```sh\n", 1)[1].split("```", 1)[0]
+    folder = tmp_path / "bin"  # this broker has a port of its own, and that is all the difference
+    folder.mkdir()
+    for name in ("mosquitto_pub", "mosquitto_sub"):
+        (folder / name).write_text(f'#!/bin/sh\nexec {shutil.which(name)} -p {broker.port} "$@"\n')
+        (folder / name).chmod(0o755)
+    topic = {"site": "plant-1", "line": "line-2", "station": "station-3"}
+    with RunningAgent(line_with_commands(tmp_path, broker, topic=topic)) as agent:
+        subscriber.wait_for(lambda s: len(s.results) > 3)
+        environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+        shell = subprocess.Popen(
+            ["bash", "-e"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+        )  # fmt: skip
+        shell.stdin.write(script)
+        shell.stdin.flush()
+        subscriber.wait_for(lambda s: len([each for each in s.of("ack") if each.json["status"] != "accepted"]) == 6)
+        heard, _ = shell.communicate("kill %1\n", timeout=30)
+        assert agent.end() == 0
+    last = [message.json for message in subscriber.of("ack") if message.json["status"] != "accepted"]
+    verbs = ["pause", "resume", "self_test", "set_threshold", "set_threshold", "snapshot"]
+    assert sorted(each["command"] for each in last) == verbs
+    assert {each["status"] for each in last} == {"done"}, last
+    assert heard.count('"status":"done"') >= 1

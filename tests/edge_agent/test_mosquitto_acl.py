@@ -82,15 +82,19 @@ def test_the_roles_can_publish_what_they_are_for_and_nothing_else(broker, observ
     assert sorted(came) == sorted([("press-7", topic) for topic in own] + [("engineer", f"{OWN}/cmd")] * 2)
 
 
-def test_an_agent_works_under_its_role_and_obeys_the_commander_alone(tmp_path, broker, observer):
-    config = make_line(
-        tmp_path,
+def agent_of_the_role(folder, broker):
+    return make_line(
+        folder,
         port=broker.port,
         cameras=CAMERA,
         topic={"site": "plant-1", "line": "line-2", "station": "station-3"},
         commands={"enabled": True, "issuers": ["engineer"], "allow_free_running_clock": True},
         mqtt={"username": "press-7", "password": PASSWORDS["press-7"]},
     )
+
+
+def test_an_agent_works_under_its_role_and_obeys_the_commander_alone(tmp_path, broker, observer):
+    config = agent_of_the_role(tmp_path, broker)
     mes = Subscriber(broker.port, username="mes", password=PASSWORDS["mes"])
     cmd = TREE.of("cmd")
     with RunningAgent(config) as agent:
@@ -113,6 +117,26 @@ def test_an_agent_works_under_its_role_and_obeys_the_commander_alone(tmp_path, b
     assert "cmd" in {message.leaf for message in observer.received}
     assert all(result["reason"] is None for result in mes.results)
     mes.close()
+
+
+def test_an_agent_that_may_not_answer_still_delivers_its_verdicts(tmp_path):
+    """Mosquitto 2.0.11 hangs up on a denied message; newer ones drop it."""
+    acl = tmp_path / "mosquitto.acl"
+    acl.touch(0o600)
+    lines = ACL.read_text().splitlines(keepends=True)
+    acl.write_text("".join(line for line in lines if not line.startswith(f"topic write {OWN}/ack")))
+    broker = Mosquitto(tmp_path / "broker", users=PASSWORDS, lines=(f"acl_file {acl}",)).start()
+    mes = Subscriber(broker.port, username="mes", password=PASSWORDS["mes"])
+    with RunningAgent(agent_of_the_role(tmp_path, broker)):
+        mes.wait_for(lambda s: len(s.results) > 3)
+        commander = Commander(broker, mes, login=("engineer", PASSWORDS["engineer"]))
+        commander.publish(request("pause"), topic=TREE.of("cmd"))
+        mes.wait_for(lambda s: any(each.json["event"] == "command" for each in s.of("event")))
+        mes.wait_for(lambda s: s.results[-1]["reason"] == "paused" and not s.results[-1]["historical"])
+        commander.close()
+    assert mes.of("ack") == []
+    mes.close()
+    broker.stop()
 
 
 def test_a_broker_that_grants_no_subscription_is_named(caplog):

@@ -326,6 +326,35 @@ def test_a_refused_message_stays_and_is_said_once(outbox, broker, clock, caplog)
     ]
 
 
+def test_an_ack_that_the_broker_hangs_up_on_stays_and_holds_no_verdict_up(outbox, broker, clock, caplog):
+    """Some brokers hang up on who publishes what he may not."""
+    publisher = Publisher(outbox, broker, ORIGIN, monotonic=clock)
+    publisher.store([Message("event", "ack", b"{}"), *results(0, 1)])
+    for _ in range(3):
+        broker.connect()
+        publisher.send()
+        clock.now += 1.0
+        publisher.send()
+        broker.session = None
+        publisher.send()
+    assert caplog.text.count("hangs up whenever it gets a message on ack; it stays in the outbox until") == 1
+    session = broker.connect()
+    publisher.send()
+    clock.now += 1.0
+    publisher.send()
+    assert "ack" not in [topic for _, topic, *_ in session.sent]
+    assert session.numbers == [0, 1]
+    session.acknowledge_all()
+    publisher.store([], urgent=True)
+    assert [row.topic for row in outbox.read(after=0, limit=9)] == ["ack"]
+    again = Publisher(outbox, broker, ORIGIN, monotonic=clock)
+    session = broker.connect()
+    again.send()
+    clock.now += 1.0
+    again.send()
+    assert "ack" in [topic for _, topic, *_ in session.sent]
+
+
 def test_an_image_that_the_broker_hangs_up_on_is_given_up_and_counted(outbox, broker, clock, caplog):
     publisher = Publisher(outbox, broker, ORIGIN, monotonic=clock)
     publisher.store([Message("image", "map", bytes(300)), *results(0)])
