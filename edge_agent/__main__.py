@@ -162,7 +162,7 @@ def build(
     """Build a bundle's TensorRT engine for this device, and hold it to the golden set.
 
     Takes minutes on a Jetson; a line that runs meanwhile goes on with the engine it has. Exit code 0: built and proved
-    (with --target: built). 1: it can't be built, or disagrees with the golden set. 2: wrong bundle.
+    (with --target: built). 1: it can't be built, or disagrees with the golden set. 2: wrong input.
     """
     from edge_agent import build as verb
 

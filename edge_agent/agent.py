@@ -23,7 +23,8 @@ from edge_agent.engine_state import EngineState
 from edge_agent.engines.build import Builder, build_candidate
 from edge_agent.engines.child import Candidate, Opener, open_candidate
 from edge_agent.engines.choose import candidates
-from edge_agent.engines.supervise import Supervisor, serve_bundle
+from edge_agent.engines.serve import serve_bundle
+from edge_agent.engines.supervise import Supervisor
 from edge_agent.health import Tally
 from edge_agent.messages import Model, Origin, Result, Topics, encode
 from edge_agent.outbox import Outbox

@@ -15,7 +15,7 @@ from edge_agent.config import AgentConfig, ConfigError, read_config
 from edge_agent.connection import probe
 from edge_agent.engines.child import Candidate
 from edge_agent.engines.choose import NoEngine, prove
-from edge_agent.engines.supervise import choose_with_fallback
+from edge_agent.engines.serve import choose_with_fallback
 from edge_agent.preprocess import ImageError, prepare
 
 CAMERA_PATIENCE_S = 60.0

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from edge_agent.engines.supervise import Incident, Status
+from edge_agent.engines.status import Incident, Status
 from edge_agent.messages import EngineBuild, EngineInService, EventName, RefusedEngine, Severity
 
 SEVERITIES: dict[EventName, Severity] = {"engine_failed": "alarm", "engine_refused": "warning"}

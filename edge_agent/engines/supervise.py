@@ -12,15 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from edge_agent.bundle import Bundle, BundleError
+from edge_agent.bundle import BundleError
 from edge_agent.engines import EngineDied, EngineError, Scores
-from edge_agent.engines.build import Builder, OnProgress, build_beside, build_candidate
-from edge_agent.engines.child import SLOTS, Candidate, Opener, open_candidate
-from edge_agent.engines.choose import AHEAD, Choice, NoEngine, Proved, ProveIt, Refused, choose, prove, slower
+from edge_agent.engines.build import OnProgress
+from edge_agent.engines.child import SLOTS, Candidate
+from edge_agent.engines.choose import AHEAD, Choice, Proved, ProveIt, Refused, slower
+from edge_agent.engines.status import Building, Incident, IncidentKind, Status, with_engine
 
 log = logging.getLogger(__name__)
 
@@ -31,41 +32,6 @@ TOO_MANY = 3  # deaths in a row, then the fallback serves
 DOUBT_S = 60.0  # a process whose answers are nonsense is replaced no more often than this
 RETRY_S = 300.0  # while the fallback serves: so often the engine that was asked for gets another chance
 PROGRESS_STEP = 10  # percent: what is published of a build
-
-IncidentKind = Literal["engine_failed", "engine_refused"]
-
-
-@dataclass(frozen=True)
-class Building:
-    """A build going on beside the line."""
-
-    name: str
-    stage: str
-    percent: int  # a multiple of 10
-
-
-@dataclass(frozen=True)
-class Status:
-    """Which engine serves, and why; what is published."""
-
-    condition: Literal["serving", "restarting"]
-    name: str
-    precision: str
-    latency_ms: float  # median of one image, measured here when it was proved
-    asked: str  # the configured kind
-    chosen: str  # why this one, a sentence
-    fallback: bool = False  # it is not what was asked for
-    restarts: int = 0
-    refused: tuple[Refused, ...] = ()
-    building: Building | None = None
-
-
-@dataclass(frozen=True)
-class Incident:
-    """Something a person should know: parts may be unknown (`engine_failed`), or a new engine was not taken."""
-
-    kind: IncidentKind
-    text: str
 
 
 @dataclass
@@ -121,7 +87,7 @@ class Supervisor:
         self._served = choice.proved.candidate
         self._renewed = float("-inf")
         self._tried: float | None = None  # when an engine that had served, and can't for now, got its last chance
-        self._status = _with(
+        self._status = with_engine(
             Status("serving", "", "", 0.0, asked, why, fallback=choice.proved.candidate != self._wanted),
             choice.proved,
             refused=choice.refused,
@@ -407,7 +373,7 @@ class Supervisor:
             if serving is not None:
                 others = tuple(each for each in others if each.candidate != serving.candidate)
             status = replace(status, **changes, refused=(*others, *([refused] if refused else [])))
-            self._status = status if serving is None else _with(status, serving)
+            self._status = status if serving is None else with_engine(status, serving)
             self.name = self._status.name
             self._on_change(self._status)
 
@@ -416,93 +382,8 @@ class Supervisor:
         self._on_incident(Incident(kind, text))
 
 
-def _with(status: Status, proved: Proved, refused: tuple[Refused, ...] | None = None) -> Status:
-    engine = proved.engine
-    return replace(
-        status,
-        name=engine.name,
-        precision=engine.precision,
-        latency_ms=proved.latency_ms,
-        refused=status.refused if refused is None else refused,
-    )
-
-
 def _sound(scores: Scores) -> bool:
     """Finite, and a map of more than one value: what an engine in good order gives of a real part."""
     if not all(np.isfinite(values).all() for values in scores):
         return False
     return all(each.min() < each.max() for each in scores.anomaly_map)
-
-
-def serve_bundle(
-    bundle: Bundle,
-    of: Sequence[Candidate],
-    *,
-    asked: str,
-    fallback: bool = True,
-    threads: int | None = None,
-    timeout_s: float = 10.0,
-    wait_s: float = 5.0,
-    opener: Opener = open_candidate,
-    builder: Builder = build_candidate,
-    on_change: Callable[[Status], None] = lambda status: None,
-    on_incident: Callable[[Incident], None] = lambda incident: None,
-) -> Supervisor:
-    """Choose among the candidates, and keep the best one in service; returns once one serves. NoEngine: none can.
-
-    asked: the configured kind; "auto" takes whatever is fastest, anything else is what should serve in the end.
-    fallback: ONNX Runtime serves where that can't, or isn't built yet.
-    """
-    closing = threading.Event()
-    prove_it: ProveIt = lambda candidate, measure: prove(  # noqa: E731
-        bundle, candidate, opener=opener, timeout_s=timeout_s, measure=measure, cancelled=closing
-    )
-    build_it: Callable[[Candidate, OnProgress], None] = lambda candidate, on_progress: build_beside(  # noqa: E731
-        bundle, candidate, builder=builder, on_progress=on_progress, cancelled=closing
-    )
-    spare = Candidate("onnxruntime", threads=threads) if fallback and asked != "replay" else None
-    choice, why = choose_with_fallback(of, spare, prove_it, asked)
-    for each in choice.refused:
-        log.info("Not %s: %s", each.candidate, each.reason)
-    log.info("The engine %s serves: %s", choice.proved, why)
-    return Supervisor(
-        choice,
-        asked=asked,
-        why=why,
-        prove_it=prove_it,
-        build_it=build_it,
-        fallback=spare,
-        wanted=None if asked == "auto" else choice.proved.candidate if choice.proved.candidate in of else of[0],
-        only_if_faster=asked == "auto",
-        wait_s=wait_s,
-        on_change=on_change,
-        on_incident=on_incident,
-        closing=closing,
-    )
-
-
-def choose_with_fallback(
-    of: Sequence[Candidate], spare: Candidate | None, prove_it: ProveIt, asked: str
-) -> tuple[Choice, str]:
-    """The choice and the sentence why. NoEngine with all reasons where not even the spare one serves."""
-    try:
-        choice = choose(of, prove_it)
-    except NoEngine as error:
-        if spare is None or spare in of:
-            raise
-        try:
-            choice = choose([spare], prove_it)
-        except NoEngine as last:
-            raise NoEngine([*error.refused, *last.refused], error.not_built) from None
-        choice = replace(choice, refused=error.refused, not_built=error.not_built)
-        first = error.refused[0].reason
-        until = "until its engine file is built" if error.not_built else "for that one can't serve here"
-        return choice, f"engine.kind is {asked}; {choice.proved} serves {until}: {first}"
-    if len(of) == 1:
-        return choice, "it is the only one installed here." if asked == "auto" else f"engine.kind is {asked}."
-    passed = 1 + sum(each.latency_ms is not None for each in choice.refused)
-    which = "the fastest on this machine" if asked == "auto" else f"engine.kind is {asked}; the fastest precision"
-    return choice, (
-        f"{which}, {choice.proved.latency_ms:.2f} ms for an image, of {passed} that agree with the golden set "
-        f"({len(of)} tried)."
-    )

@@ -13,7 +13,7 @@ from tiny_bundle import SIZE, THRESHOLD, golden_arrays
 
 from edge_agent.cameras import Frame
 from edge_agent.engines.child import Candidate
-from edge_agent.engines.supervise import serve_bundle
+from edge_agent.engines.serve import serve_bundle
 from edge_agent.health import Tally
 from edge_agent.messages import Model, Origin, Topics
 from edge_agent.pipeline import inspect, show

@@ -109,7 +109,7 @@ def test_closed_engine_says_so(bundle, kind):
 
 
 def test_engine_of_another_name_is_refused(bundle):
-    with pytest.raises(EngineError, match=r"'abacus' is no engine of this release\. Choose one of onnxruntime, openvino, "):
+    with pytest.raises(EngineError, match=r"'abacus' is no engine of this release\. Choose one of onnxruntime, "):
         open_engine(bundle, "abacus")
 
 
