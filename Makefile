@@ -34,7 +34,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup mosquitto $(if $(PARITY),$(VENV)/.parity) check
+test: setup mosquitto cameras $(if $(PARITY),$(VENV)/.parity) check
 	SLOW=$(SLOW) PARITY=$(PARITY) $(BIN)/python -m pytest
 
 # PyTorch as an independent reference. pip, because it takes a CPU build where one is at hand; uv does not.
@@ -45,6 +45,13 @@ $(VENV)/.parity: $(VENV)/.ready
 .PHONY: mosquitto
 mosquitto:
 	@command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || [ -z "$(DEBIAN_ROOT)" ] || { apt-get update -qq && $(APT) mosquitto >/dev/null; }
+
+# Fake network cameras: an RTSP server of GStreamer's, a GigE Vision camera of Aravis'.
+CAMERAS := python3-gi gir1.2-gst-rtsp-server-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base \
+	gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly gir1.2-aravis-0.8 aravis-tools
+.PHONY: cameras
+cameras:
+	@[ -z "$(DEBIAN_ROOT)" ] || dpkg -s $(CAMERAS) >/dev/null 2>&1 || { apt-get update -qq && $(APT) $(CAMERAS) >/dev/null; }
 
 # Pins for every Python that the agent or the server runs on; no index lines, so no host is named.
 lock: setup
