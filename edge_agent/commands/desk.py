@@ -33,12 +33,12 @@ from edge_agent.commands.requests import (
     parse,
 )
 from edge_agent.commands.self_test import self_test
+from edge_agent.commands.snapshot import snapshot
 from edge_agent.config import CommandsConfig
 from edge_agent.connection import RECEIVED_BYTES, Received
 from edge_agent.control import Control
 from edge_agent.messages import Ack, AckReason, Commanded, EngineInService, Event, Origin, encode
 from edge_agent.outbox import Message
-from edge_agent.pictures import PictureError, encode_frame
 from edge_agent.publisher import Publisher
 
 log = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ class CommandDesk:
         elif isinstance(request, Pause | Resume):
             standing = replace(standing, paused=isinstance(request, Pause))
             detail = "No part is judged until `resume`." if standing.paused else "Parts are judged."
-            outcome = about.model_copy(update={"status": "done", "detail": detail})
+            outcome = _ended(about, None, detail)
         self._ways[command_id] = (self._response_topic(received), received.correlation)
         answer, messages = self._answer(about)
         kept: Kept = standing.kept() if standing != self._standing else {}
@@ -261,29 +261,17 @@ class CommandDesk:
         threading.Thread(target=job, args=arguments, name="command", daemon=True).start()
 
     def _snapshot(self, about: Commanded, sequence: int, frame: Frame) -> None:
-        """In a thread of its own: a large frame takes a while."""
+        """In a thread of its own."""
         result_id = self._origin.result_id(sequence)
-        images: tuple[Message, ...] = ()
-        if frame.image is None:
-            outcome = _failed(about, "no_frame", frame.error or "The camera gave no picture.")
-        else:
-            try:
-                topic = f"{self._origin.topics.of('frame')}/{result_id}"
-                images = (Message("image", topic, encode_frame(frame.image)),)
-                height, width = frame.image.shape[:2]
-                detail = f"{frame.name}, {width} x {height} pixels, is on {topic}."
-                outcome = about.model_copy(update={"status": "done", "detail": detail})
-            except (PictureError, MemoryError) as error:
-                outcome = _failed(about, "no_frame", str(error) or "There is no memory for the picture.")
-        outcome = outcome.model_copy(update={"result_id": result_id})
+        reason, detail, images = snapshot(self._origin, result_id, frame)
+        outcome = _ended(about, reason, detail).model_copy(update={"result_id": result_id})
         self._finished.put(_Finished(str(about.command_id), outcome, images))
         self._wake()
 
     def _self_test(self, about: Commanded) -> None:
         """In a thread of its own: the engine answers between two parts."""
         reason, detail, golden = self_test(self._control, self._bundle, self._engine_name)
-        outcome = _failed(about, reason, detail) if reason else about.model_copy(update={"status": "done"})
-        outcome = outcome.model_copy(update={"detail": detail, "golden": golden})
+        outcome = _ended(about, reason, detail).model_copy(update={"golden": golden})
         self._finished.put(_Finished(str(about.command_id), outcome))
         self._wake()
 
@@ -306,7 +294,7 @@ class CommandDesk:
             command_id, about, _ = self._waiting
             self._control.want_frame(None)
             detail = "The camera gave no frame before the command expired."
-            self._finish(_Finished(command_id, _failed(about, "no_frame", detail)))
+            self._finish(_Finished(command_id, _ended(about, "no_frame", detail)))
 
     def _finish(self, finished: _Finished) -> None:
         """The last ack and the audit event, in one transaction; a second outcome of the same command is none."""
@@ -401,14 +389,15 @@ class CommandDesk:
         return Message("event", self._origin.topics.of("event"), encode(event))
 
 
-def _failed(about: Commanded, reason: AckReason, detail: str) -> Commanded:
-    return about.model_copy(update={"status": "failed", "reason": reason, "detail": detail})
+def _ended(about: Commanded, reason: AckReason | None, detail: str) -> Commanded:
+    """Done; or failed, for a reason."""
+    return about.model_copy(update={"status": "failed" if reason else "done", "reason": reason, "detail": detail})
 
 
 def _interrupted(command_id: str, left: Remembered) -> Commanded:
     """Of a command that was accepted, and whose end this agent did not see."""
     about = _outcome_of(left.answer.encode())
-    return _failed(about, "interrupted", "The agent ended before it was done. Send it again under another id.")
+    return _ended(about, "interrupted", "The agent ended before it was done. Send it again under another id.")
 
 
 def _outcome_of(payload: bytes) -> Commanded:

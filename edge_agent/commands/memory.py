@@ -114,7 +114,8 @@ def restore(kept: Mapping[str, bytes], config: CommandsConfig, threshold: float,
         return fresh
     same = found.configured == threshold and found.bundle == bundle
     if same and config.threshold.min <= found.threshold <= config.threshold.max:
-        log.info("Orders of the last run hold: threshold %g%s.", found.threshold, ", paused" * found.paused)
+        if found.paused or found.threshold != threshold:
+            log.info("Orders of the last run hold: threshold %g%s.", found.threshold, ", paused" * found.paused)
         return found
     if found.threshold != threshold:
         log.warning(
