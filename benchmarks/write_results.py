@@ -128,7 +128,8 @@ def curves() -> list[str]:
         for key in ("image_auroc", "pixel_auroc"):
             values = [point[key] for point in record["curve"]]
             cells += [f"{values[0]:.3f}", f"{max(values):.3f}", f"{values[-1]:.3f}"]
-        settings = f" ({', '.join(record['settings'])})" if record.get("settings") else ""
+        changed = [each for each in record.get("settings", []) if each.startswith(("normalisation", "image_size"))]
+        settings = f" ({', '.join(sorted(changed))}, ...)" if changed else ""
         lines.append(f"| {record['set']}{settings} | {' | '.join(cells)} |")
     return lines
 
