@@ -22,6 +22,8 @@ from edge_agent.config import ConfigError, MqttConfig
 
 log = logging.getLogger(__name__)
 
+JITTER = random.Random()  # a generator of its own: nobody else draws from it, or seeds it
+
 CONNACK_TIMEOUT_S = 10.0
 STABLE_S = 10.0  # a session that lasted so long ends an outage; shorter ones keep the back-off growing
 
@@ -158,7 +160,7 @@ class Connection:
             self._note(outcome)
             limit = min(self._config.reconnect_max_s, self._config.reconnect_min_s * 2.0 ** min(attempt, 30))
             attempt += 1
-            self._closing.wait(random.uniform(0.5, 1.0) * limit)
+            self._closing.wait(JITTER.uniform(0.5, 1.0) * limit)
 
     def _hold_session(self) -> Outcome:
         """Connect, stay until the connection ends, and say how it ended or why it never began."""

@@ -21,6 +21,8 @@ from edge_agent.cameras.settings import LiveCameraConfig
 
 log = logging.getLogger(__name__)
 
+JITTER = random.Random()  # a generator of its own: nobody else draws from it, or seeds it
+
 # newest: free running; who is slower than the camera gets its newest frame, the others are dropped and counted.
 # every: a line's sensor triggers, so each frame is a part; one that finds no room is `unknown`, reason overrun.
 # asked: the agent triggers, and not before there is room for the answer.
@@ -183,7 +185,7 @@ class LiveCamera:
                 self._use(source)
             if self.counts.frames > frames_before and time.monotonic() - began > wait_s:
                 wait_s = settings.reconnect_min_s  # one that comes and goes in a moment is not back
-            self._closed.wait(random.uniform(0.5, 1.0) * wait_s)
+            self._closed.wait(JITTER.uniform(0.5, 1.0) * wait_s)
             wait_s = min(2 * wait_s, settings.reconnect_max_s)
 
     def _use(self, source: Source) -> None:

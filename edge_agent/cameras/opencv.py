@@ -2,7 +2,10 @@
 
 import math
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -16,6 +19,8 @@ from edge_agent.preprocess import MAX_PIXELS
 
 # How a stream's frames come as soon as they are there: none kept from the time it was opened, none inside the decoder.
 PROMPT = "fflags;nobuffer|flags;low_delay"
+CAPTURE_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+OPENING = threading.Lock()
 DRIFT = 1e-3  # clocks of camera and device may drift apart by so much; more is lateness
 
 
@@ -99,14 +104,13 @@ def open_usb(config: UsbCameraConfig) -> OpenCvSource:
 
 def open_rtsp(config: RtspCameraConfig) -> OpenCvSource:
     """CameraError where nothing answers in time, or the stream can't be decoded; its address without the login."""
-    # The only way to tell OpenCV; read at each opening. What the user set outside rules.
-    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", f"rtsp_transport;{config.transport}|{PROMPT}")
     limits = [
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, math.ceil(1000 * config.open_timeout_s),
         cv2.CAP_PROP_READ_TIMEOUT_MSEC, math.ceil(1000 * config.stall_s),
         cv2.CAP_PROP_N_THREADS, 1,  # each further one keeps a frame back
     ]  # fmt: skip
-    capture = cv2.VideoCapture(config.url.get_secret_value(), cv2.CAP_FFMPEG, limits)
+    with _capture_options(f"rtsp_transport;{config.transport}|{PROMPT}"):
+        capture = cv2.VideoCapture(config.url.get_secret_value(), cv2.CAP_FFMPEG, limits)
     if not capture.isOpened():
         raise CameraError(
             f"{rtsp_name(config)} can't be opened. Check address, login and transport ({config.transport}), and that "
@@ -117,6 +121,20 @@ def open_rtsp(config: RtspCameraConfig) -> OpenCvSource:
         capture.release()
         raise CameraError(f"{rtsp_name(config)} has frames of {size[0]} x {size[1]} pixels, too large. Scale it down.")
     return OpenCvSource(rtsp_name(config), capture, too_late_s=config.stall_s / 2)
+
+
+@contextmanager
+def _capture_options(options: str) -> Iterator[None]:
+    """FFmpeg's, for what is opened within: the only way to tell OpenCV. What the user set outside rules."""
+    with OPENING:
+        ours = CAPTURE_OPTIONS not in os.environ
+        if ours:
+            os.environ[CAPTURE_OPTIONS] = options
+        try:
+            yield
+        finally:
+            if ours:  # a video file that is opened next must not lose frames to a stream's haste
+                del os.environ[CAPTURE_OPTIONS]
 
 
 def usb_name(config: UsbCameraConfig) -> str:

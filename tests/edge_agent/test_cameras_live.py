@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from hypothesis import strategies as st
 
 from edge_agent.cameras.frame import CameraError, Frame
 from edge_agent.cameras.live import QUEUED_SHOTS, LiveCamera, Shot
-from edge_agent.cameras.opencv import DRIFT, Lateness, OpenCvSource, open_usb
-from edge_agent.cameras.settings import LiveCameraConfig, UsbCameraConfig
+from edge_agent.cameras.opencv import DRIFT, Lateness, OpenCvSource, open_rtsp, open_usb
+from edge_agent.cameras.settings import LiveCameraConfig, RtspCameraConfig, UsbCameraConfig
 
 PATIENCE_S = 60.0  # for an overloaded machine; nothing waits so long where all is well
 HASTY = {"stall_s": 0.3, "open_timeout_s": 0.3, "reconnect_min_s": 0.01, "reconnect_max_s": 0.05}
@@ -254,6 +255,22 @@ def test_a_stream_says_which_of_its_frames_is_late(monkeypatch):
     assert [source.read(1.0).late for _ in range(6)] == [False, False, False, True, True, True]
     capture = UsbStandIn(frames=1)
     assert OpenCvSource("The camera", capture).read(1.0).image is not None  # without timestamps none is asked for
+
+
+def test_a_streams_options_are_for_its_own_opening_alone(monkeypatch):
+    """They cost a video file that is opened afterwards its last frames."""
+    monkeypatch.delenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", raising=False)
+    seen = []
+
+    def opened(*_):
+        seen.append(os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS"))
+        return UsbStandIn()
+
+    monkeypatch.setattr(cv2, "VideoCapture", opened)
+    for transport in ("udp", "tcp"):
+        open_rtsp(RtspCameraConfig(kind="rtsp", url="rtsp://127.0.0.1/line", transport=transport))
+        assert f"rtsp_transport;{transport}|" in seen[-1]
+        assert "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in os.environ
 
 
 def test_a_stream_without_timestamps_has_no_late_frames():

@@ -49,7 +49,7 @@ def test_a_part_that_kills_the_engine_is_unknown_and_so_is_at_most_the_next(bund
         line.wait(5)
         line.close()
         results = line.end()
-        assert 41 > len(results) > 22 or mark != stand_in.HANG  # slow ones don't come round again
+        assert 60 >= len(results) > 22 or mark != stand_in.HANG  # slow ones don't come round to it again
         unknown = [result.sequence for result in results[:40] if result.verdict == "unknown"]
         assert unknown in ([20], [20, 21])
         assert results[20].reason == "engine_failed"
