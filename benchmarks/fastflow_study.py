@@ -155,9 +155,9 @@ def _slug(name: str) -> str:
 def as_table() -> list[str]:
     """Markdown: the last step, and how far below the best step of the same run it ends."""
     lines = [
-        "| set | variant | pixel | fall | image, top 1 % | fall | pixel, dimmed | fall | image, good dimmed | fall "
-        "| pixel, log-det 0.25 / 1 |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| set | variant | seed | pixel | fall | image, top 1 % | fall | pixel, dimmed | fall "
+        "| image, good dimmed | fall | pixel, log-det 0.25 / 1 |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     order = list(VARIANTS)
     records = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
@@ -169,7 +169,7 @@ def as_table() -> list[str]:
             cells += [f"{last:.3f}", f"{best - last:.3f}"]
         weighted = [record["curves"][f"log_det_weight {weight:g}"][-1]["pixel_auroc"] for weight in WEIGHTS[1:]]
         others = " / ".join(f"{value:.3f}" for value in weighted)
-        lines.append(f"| {record['set']} | {record['variant']} | {' | '.join(cells)} | {others} |")
+        lines.append(f"| {record['set']} | {record['variant']} | {record['seed']} | {' | '.join(cells)} | {others} |")
     return lines
 
 
