@@ -182,6 +182,8 @@ def _explain(error: ErrorDetails) -> str:
     """Which field, and what would be right; names and values that were sent are not repeated."""
     if error["type"] == "extra_forbidden":
         return "It has a field that this command doesn't have. docs/messages.md shows the fields."
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):  # pydantic would repeat what was sent
+        return "The message: command is not one word. docs/messages.md shows the commands."
     where = ".".join(str(part) for part in error["loc"] if part not in KNOWN)
     message = error["msg"].removeprefix("Value error, ")
     return f"{where or 'The message'}: {message[0].upper()}{message[1:]}."

@@ -177,6 +177,14 @@ def test_bytes_that_have_broken_other_parsers_are_refused(payload):
     assert parse(payload).refusal is not None
 
 
+def test_a_command_that_is_no_word_is_refused_without_repeating_it():
+    payload = json.dumps({"command_id": "c1", "command": {"password": "canary"}, "issued_by": "engineer"}).encode()
+    refusal = parse(payload).refusal
+    assert refusal is not None
+    assert "canary" not in refusal.detail
+    assert "password" not in refusal.detail
+
+
 def test_any_traffic_is_answered_or_counted_and_obeys_the_limits(tmp_path):
     received = st.tuples(BYTES, st.sampled_from([CMD, CMD, CMD + "/x", "\x00"]), st.booleans(), st.binary(max_size=300))
 
