@@ -36,9 +36,12 @@ def references(value):
 @pytest.mark.parametrize("document", [*documents().values(), *json_schemas().values()])
 def test_every_reference_leads_somewhere(document):
     for reference in references(document):
+        assert reference.startswith("#/"), "nothing outside the document"
         target = document
         for step in reference.removeprefix("#/").split("/"):
+            assert step in target, reference
             target = target[step]
+        assert target, reference
 
 
 def test_every_topic_is_a_channel_whose_address_is_the_agents_own():

@@ -139,7 +139,8 @@ def test_a_bundle_that_vanishes_from_the_disk_leaves_the_keeper_at_work(bundle, 
         wait_until(lambda: "bundle is not a folder" in failure(engine))
         away.rename(bundle.folder)
         wait_until(lambda: engine.pid is not None)
-        engine.run(parts(1))
+        assert engine.run(parts(1)).image_score.shape == (1,)
+        assert (engine.status.restarts, engine.status.condition) == (1, "serving")
 
 
 def test_images_of_another_size_leave_no_ticket_behind(bundle):
