@@ -5,13 +5,14 @@ Beside the messages it keeps small values that must change in one transaction wi
 A damaged database is set aside beside the new one, which takes over every row that can still be read and checked.
 """
 
-import os
 import secrets
 import sqlite3
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
+
+from edge_agent.durable import sync_folder
 
 Kind = Literal["result", "image", "event"]
 Result = TypeVar("Result")
@@ -399,11 +400,7 @@ def _finish_replacement(path: Path) -> Path | None:
         if (part := _beside(path, suffix)).exists():
             part.rename(_beside(aside, suffix))
     complete.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
     for _, old in _numbered(path)[:-KEPT_DAMAGED]:
         for suffix in ("", "-wal", "-shm"):
             _beside(old, suffix).unlink(missing_ok=True)

@@ -5,10 +5,12 @@ import subprocess
 import threading
 import time
 from contextlib import closing
+from functools import partial
 from itertools import islice
 
 import numpy as np
 import pytest
+from camera_frames import frames_until
 
 from edge_agent.cameras.aravis import TO_RGB, AravisSource, load_aravis, to_rgb
 from edge_agent.cameras.frame import CameraError
@@ -18,6 +20,7 @@ from edge_agent.cameras.settings import GigeCameraConfig, Usb3CameraConfig
 pytest_plugins = ["distribution_gi"]
 pytestmark = pytest.mark.filterwarnings("ignore:DynamicImporter:ImportWarning")  # older PyGObject's own
 PATIENCE_S = 120.0  # for an overloaded machine
+take = partial(frames_until, patience_s=PATIENCE_S)
 NUMBERS = {name: number for number, (name, _) in TO_RGB.items()}
 MOSAICS = {"BayerRG8": "RGGB", "BayerGR8": "GRBG", "BayerGB8": "GBRG", "BayerBG8": "BGGR"}
 
@@ -80,19 +83,6 @@ def gige(aravis):
 def settings(**changes) -> GigeCameraConfig:
     quick = {"stall_s": 1.0, "open_timeout_s": 10.0, "reconnect_min_s": 0.1, "reconnect_max_s": 0.5}
     return GigeCameraConfig(kind="gige", id=FakeGige.id, **{**quick, **changes})
-
-
-def take(camera, enough):
-    """Frames up to the one with which it is enough."""
-    frames, too_late = [], threading.Timer(PATIENCE_S, camera.close)
-    too_late.start()
-    with closing(camera.frames()) as stream:
-        for frame in stream:
-            frames.append(frame)
-            if enough(frames):
-                too_late.cancel()
-                return frames
-    raise AssertionError([frame.error for frame in frames[-5:]])
 
 
 def sound(frames):

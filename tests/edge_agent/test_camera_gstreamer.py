@@ -1,10 +1,8 @@
 """GStreamer: real pipelines in a process of this test's, rows with padding, and the Jetson's pipeline as text."""
 
-import threading
-from contextlib import closing
-
 import numpy as np
 import pytest
+from camera_frames import frames_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +14,6 @@ from edge_agent.cameras.settings import CsiCameraConfig, GStreamerCameraConfig
 
 pytest_plugins = ["distribution_gi"]
 pytestmark = pytest.mark.filterwarnings("ignore:DynamicImporter:ImportWarning")  # older PyGObject's own
-PATIENCE_S = 60.0
 QUICK = {"stall_s": 1.0, "open_timeout_s": 30.0, "reconnect_min_s": 0.05, "reconnect_max_s": 0.2}
 
 
@@ -30,16 +27,8 @@ def gstreamer(gi_folder, monkeypatch):
 
 
 def take(pipeline, enough, **changes):
-    camera = open_camera(GStreamerCameraConfig(kind="gstreamer", pipeline=pipeline, **{**QUICK, **changes}))
-    frames, too_late = [], threading.Timer(PATIENCE_S, camera.close)
-    too_late.start()
-    with closing(camera.frames()) as stream:
-        for frame in stream:
-            frames.append(frame)
-            if enough(frames):
-                too_late.cancel()
-                return frames
-    raise AssertionError([frame.error for frame in frames[-5:]])
+    config = GStreamerCameraConfig(kind="gstreamer", pipeline=pipeline, **{**QUICK, **changes})
+    return frames_until(open_camera(config), enough)
 
 
 SIZE = "video/x-raw,width=322,height=24"  # 322 pixels are no multiple of four bytes, so rows are padded

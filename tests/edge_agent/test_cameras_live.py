@@ -13,6 +13,7 @@ from queue import Empty, Queue
 import cv2
 import numpy as np
 import pytest
+from camera_frames import frames_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,20 +87,6 @@ def live(script: Script, **options) -> LiveCamera:
     return LiveCamera("The camera", script, LiveCameraConfig(**{**HASTY, **options, "checks": checks}), **kind)
 
 
-def until(camera: LiveCamera, happened: Callable[[list[Frame]], bool]) -> list[Frame]:
-    """Frames up to the one that makes it happen; what comes too late is a failure, not a wait for ever."""
-    frames: list[Frame] = []
-    too_late = threading.Timer(PATIENCE_S, camera.close)
-    too_late.start()
-    with closing(camera.frames()) as stream:
-        for frame in stream:
-            frames.append(frame)
-            if happened(frames):
-                too_late.cancel()
-                return frames
-    raise AssertionError([(frame.name, frame.error) for frame in frames])
-
-
 def reasons(frames: list[Frame]) -> list[str | None]:
     return [frame.reason for frame in frames]
 
@@ -125,7 +112,7 @@ def test_a_source_that_hangs_is_noticed_in_time_by_another_thread():
             hang.set()
         return len(frames) == 3
 
-    frames = until(camera, enough)
+    frames = frames_until(camera, enough)
     assert reasons(frames) == [None, "stalled", "stalled"]  # and again after each stall_s
     assert frames[1].ts_mono_ns - frames[0].ts_mono_ns >= 0.5e9
     assert "The camera has given no frame for " in frames[1].error
@@ -137,7 +124,9 @@ def test_it_is_tried_for_ever_and_an_outage_is_one_line_in_the_log(caplog):
     refused = [CameraError("The camera can't be opened.") for _ in range(8)]
     script = Script(*refused, shots(1, 2), ValueError("a bug"), shots(3))
     camera = live(script, stall_s=0.1, open_timeout_s=0.05, checks={"frozen_frames": None})
-    frames = until(camera, lambda frames: frames[-1].image is not None and (frames[-1].image == picture(3)).all())
+    frames = frames_until(
+        camera, lambda frames: frames[-1].image is not None and (frames[-1].image == picture(3)).all()
+    )
     assert script.opened == 11
     assert "stalled" in reasons(frames)
     assert "The camera can't be opened." in next(frame.error for frame in frames if frame.reason)
@@ -170,7 +159,7 @@ def test_no_picture_is_judged_twice_and_frozen_is_unknown():
     judge = camera._judge
     camera._judge = lambda taken: (judge(taken), gate.put(None))[0]
     gate.put(None)
-    frames = until(camera, lambda frames: len(frames) == 4)
+    frames = frames_until(camera, lambda frames: len(frames) == 4)
     assert [(frame.name, frame.reason) for frame in frames] == [("0", None), ("2", None), ("5", "frozen"), ("7", None)]
     assert "is frozen: the same picture 4 times in a row." in frames[2].error
     assert camera.counts.repeated == 5
@@ -182,7 +171,7 @@ def test_a_triggered_camera_gives_one_verdict_per_frame_whatever_happens():
     incomplete = Shot(error="A frame arrived incomplete.", reason="bad_frame")
     script = Script([*shots(0, 0), incomplete])
     camera = live(script, mode="every", checks={"frozen_frames": 10})
-    frames = until(camera, lambda frames: len(frames) == 3)
+    frames = frames_until(camera, lambda frames: len(frames) == 3)
     assert reasons(frames) == [None, "frozen", "bad_frame"]
     camera = live(Script([]), mode="every")
     for seed in range(n):  # while the line is busy
@@ -198,7 +187,7 @@ def test_a_triggered_camera_gives_one_verdict_per_frame_whatever_happens():
 def test_a_triggered_camera_is_silent_by_right_until_its_connection_is_gone():
     script = Script([*shots(0), lambda: time.sleep(1.0), CameraError("The cable is out.")])
     camera = live(script, mode="every")
-    frames = until(camera, lambda frames: len(frames) == 2)
+    frames = frames_until(camera, lambda frames: len(frames) == 2)
     assert reasons(frames) == [None, "stalled"]  # silence of three times stall_s is none
     assert "The cable is out." in frames[1].error or "can't be opened" in frames[1].error
 
@@ -206,7 +195,7 @@ def test_a_triggered_camera_is_silent_by_right_until_its_connection_is_gone():
 def test_the_agents_trigger_is_answered_by_one_frame_each_and_waits_for_room():
     script = Script(shots(*range(5)), shots(9))
     camera = live(script, mode="asked", stall_s=PATIENCE_S)
-    frames = until(camera, lambda frames: len(frames) == 7)
+    frames = frames_until(camera, lambda frames: len(frames) == 7)
     assert reasons(frames) == [None] * 5 + ["no_frame", None]  # silence after a trigger; then it is connected anew
     assert "gave no frame within 60 s of its trigger" in frames[5].error
     assert camera.counts.dropped == 0
@@ -218,7 +207,7 @@ def test_what_is_wrong_after_a_reconnect_is_unknown_by_reason():
     small, swapped = cv2.resize(picture(30), (32, 24)), np.ascontiguousarray(picture(31)[..., ::-1])
     script = Script([*shots(*range(20)), CameraError("x")], [Shot(small), Shot(swapped), Shot(picture(32))])
     camera = live(script, mode="asked", stall_s=PATIENCE_S)
-    frames = until(camera, lambda frames: len(frames) == 23)
+    frames = frames_until(camera, lambda frames: len(frames) == 23)
     assert reasons(frames) == [None] * 20 + ["wrong_size", "wrong_color", None]
     assert "Frame 20 of The camera is 32 x 24 pixels, and 64 x 48 are right." in [f.error for f in frames]
 
@@ -227,7 +216,7 @@ def test_late_frames_are_counted_and_neither_judged_nor_a_sign_of_life():
     late = [Shot(late=True)] * 50
     script = Script([*shots(1), *late], shots(2))
     camera = live(script, stall_s=0.3, open_timeout_s=PATIENCE_S, reconnect_min_s=0.5, reconnect_max_s=0.5)
-    frames = until(camera, lambda frames: sum(frame.image is not None for frame in frames) == 2)
+    frames = frames_until(camera, lambda frames: sum(frame.image is not None for frame in frames) == 2)
     assert reasons(frames)[:2] == [None, "stalled"]
     assert camera.counts.late == 50
     assert camera.counts.frames == 2

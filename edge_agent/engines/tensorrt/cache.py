@@ -23,6 +23,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edge_agent.durable import sync_folder
 from edge_agent.engines import EngineError, EngineNotBuilt
 from edge_agent.engines.golden import GoldenResult
 from edge_agent.engines.tensorrt.api import NAMES, Flavour
@@ -276,11 +277,7 @@ def write(path: Path, data: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
