@@ -8,6 +8,7 @@ from tiny_bundle import (
     PIXEL_THRESHOLD,
     SIZE,
     THRESHOLD,
+    assert_scores_are_the_models,
     golden_arrays,
     manifest_fields,
     parts,
@@ -56,11 +57,7 @@ def filled(graph, name: str, value: float) -> None:
 
 @pytest.mark.parametrize("n", [1, 3, 16])
 def test_scores_are_the_models_for_any_batch(engine, n):
-    images = parts(n, seed=n)
-    scores, right = engine.run(images), golden_arrays(images)
-    assert [array.dtype for array in scores] == [np.float32] * 3
-    for name, array in scores._asdict().items():
-        np.testing.assert_allclose(array, right[name], rtol=1e-6)
+    assert_scores_are_the_models(engine, n)
 
 
 def test_images_that_lie_scattered_in_memory_are_scored_alike(engine):

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from tiny_bundle import SIZE, golden_arrays, parts, tiny_model, write_bundle
+from tiny_bundle import SIZE, assert_scores_are_the_models, parts, tiny_model, write_bundle
 
 from edge_agent.bundle import open_bundle
 from edge_agent.engines import EngineError, open_engine
@@ -25,11 +25,7 @@ def engine():
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_scores_are_the_models_for_any_batch(engine, n):
-    images = parts(n, seed=n)
-    scores, right = engine.run(images), golden_arrays(images)
-    assert [array.dtype for array in scores] == [np.float32] * 3
-    for name, array in scores._asdict().items():
-        np.testing.assert_allclose(array, right[name], rtol=1e-6)
+    assert_scores_are_the_models(engine, n)
     assert (engine.name, engine.precision, engine.size) == ("openvino", "float32", SIZE)
 
 

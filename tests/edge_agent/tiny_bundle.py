@@ -132,3 +132,12 @@ def write_public_key(path: Path, key: Ed25519PrivateKey) -> Path:
     """The public half in PEM, as `export keygen` writes it."""
     path.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     return path
+
+
+def assert_scores_are_the_models(engine, n: int) -> None:
+    """Of a batch of `n` parts: types and values of what NumPy makes of them."""
+    images = parts(n, seed=n)
+    scores, right = engine.run(images), golden_arrays(images)
+    assert [array.dtype for array in scores] == [np.float32] * 3
+    for name, array in scores._asdict().items():
+        np.testing.assert_allclose(array, right[name], rtol=1e-6)
