@@ -24,9 +24,9 @@ from edge_agent.engines.build import Builder, build_candidate
 from edge_agent.engines.child import Candidate, Opener, open_candidate
 from edge_agent.engines.choose import candidates
 from edge_agent.engines.serve import serve_bundle
-from edge_agent.engines.supervise import Supervisor
 from edge_agent.health import Tally
 from edge_agent.messages import Model, Origin, Result, Topics, encode
+from edge_agent.models.judge import Judge, Judges
 from edge_agent.outbox import Outbox
 from edge_agent.pictures import Album
 from edge_agent.pipeline import QUEUED_VERDICTS, Decided, deliver, inspect, show
@@ -69,7 +69,7 @@ def run(
     bundle = open_bundle(config.bundle, public_key=config.public_key)
     camera = open_camera(config.cameras[config.camera])
     maps = config.anomaly_maps
-    preprocessing, tally = bundle.manifest.preprocessing, Tally()
+    tally = Tally()
     decided: Queue[Decided | Wake | None] = Queue(QUEUED_VERDICTS)
     engine_state, watchdog = EngineState(wake=lambda: wake(decided)), Watchdog()
 
@@ -77,12 +77,10 @@ def run(
         camera.close()
         wake(decided)
 
-    with _engine(config, bundle, engine_state, opener, builder) as engine, _stop_signals(stop) as stopping:
+    with _judges(config, bundle, engine_state, opener, builder) as judges, _stop_signals(stop) as stopping:
         if dry_run:
             last = partial(show, tally=tally, given=given)
-            inspect(
-                camera, engine, _origin(config, bundle, 1), preprocessing, decided, last, threshold=config.threshold
-            )
+            inspect(camera, judges, _origin(config, bundle, 1), decided, last, threshold=config.threshold)
             return Summary(tally, 0, 0, stopping.is_set(), "dry run")
         album = Album(maps.folder, maps.keep) if maps.folder is not None else None
         outbox = Outbox(config.outbox.path, max_rows=config.outbox.max_rows, max_bytes=config.outbox.max_bytes)
@@ -96,9 +94,10 @@ def run(
         publisher = Publisher(
             outbox, connection, origin, window=config.mqtt.window, replay_per_s=config.mqtt.replay_per_s,
             engine=engine_state.in_service, orders=lambda: control.orders,
+            model=lambda: judges.in_service(None, config.camera).model,
         )  # fmt: skip
         desk = CommandDesk(
-            config.commands, connection, publisher, origin, control, bundle, standing,
+            config.commands, connection, publisher, origin, control, judges, standing,
             engine=engine_state.in_service, wake=lambda: wake(decided),
         )  # fmt: skip
         connection.start(wait_s=FIRST_CONNECTION_S)
@@ -115,13 +114,12 @@ def run(
             beat=_now_and_then(watchdog.alive),
             desk=desk,
         )
-        watchdog.ready(f"The engine {engine.name} serves.")
+        watchdog.ready(f"The engine {judges.in_service(None, config.camera).engine.name} serves.")
         try:
             inspect(
                 camera,
-                engine,
+                judges,
                 origin,
-                preprocessing,
                 decided,
                 last_stage,
                 control=control,
@@ -138,10 +136,10 @@ def run(
 
 
 @contextmanager
-def _engine(
+def _judges(
     config: AgentConfig, bundle: Bundle, state: EngineState, opener: Opener, builder: Builder
-) -> Iterator[Supervisor]:
-    """The engine in service, and its end."""
+) -> Iterator[Judges]:
+    """Who judges, and the end of their engines."""
     settings = config.engine
     engine = serve_bundle(
         bundle,
@@ -156,10 +154,11 @@ def _engine(
         on_change=state.note_status,
         on_incident=state.note_incident,
     )
+    judges = Judges({(None, config.camera): Judge.of(bundle, engine)})
     try:
-        yield engine
+        yield judges
     finally:
-        engine.close()
+        judges.close()
 
 
 def engine_candidates(config: AgentConfig) -> list[Candidate]:

@@ -11,9 +11,11 @@ import numpy as np
 
 from edge_agent.cameras import Frame
 from edge_agent.engines import EngineError, Scores
+from edge_agent.models.judge import Judge
 
 Shown = Callable[[int, Frame], None]
 Answer = Callable[[Scores | None, str | None], None]  # the scores, or the sentence why there are none
+Pose = Callable[[Judge, np.ndarray, Answer], None]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Control:
         self._orders = Orders(threshold, paused)
         self._in_hand: int | None = None  # number of the orders under which a part is being decided now
         self._wanted: Shown | None = None
-        self._pose: Callable[[np.ndarray, Answer], None] | None = None
+        self._pose: Pose | None = None
 
     @property
     def orders(self) -> Orders:
@@ -76,12 +78,12 @@ class Control:
             self._wanted = None
             shown(sequence, frame)
 
-    def connect(self, pose: Callable[[np.ndarray, Answer], None] | None) -> None:
-        """How a question gets to the engine in service; None: no more."""
+    def connect(self, pose: Pose | None) -> None:
+        """How a question gets to a judge's engine; None: no more."""
         self._pose = pose
 
-    def ask(self, image: np.ndarray, timeout_s: float) -> Scores:
-        """What the engine in service says about one image, uint8 [1, h, w, 3], asked between two parts.
+    def ask(self, judge: Judge, image: np.ndarray, timeout_s: float) -> Scores:
+        """What a judge that is being held says about one image, uint8 [1, h, w, 3], asked between two parts.
 
         EngineError where it fails, or gives no answer in time.
         """
@@ -93,7 +95,7 @@ class Control:
 
         if (pose := self._pose) is None:
             raise EngineError("No line runs.")
-        pose(image, answer)
+        pose(judge, image, answer)
         if not answered.wait(timeout_s):
             raise EngineError(f"The engine gave no answer within {timeout_s:g} s.")
         scores, trouble = answers[0]

@@ -245,7 +245,7 @@ class Origin:
     camera: str
     boot: int
     topics: Topics
-    model: Model
+    model: Model  # in service at the start
     agent_version: str
 
     def ids(self) -> dict[str, Any]:
@@ -261,13 +261,14 @@ class Origin:
         *,
         threshold: float | None = None,
         paused: bool | None = None,
+        model: Model | None = None,
     ) -> State:
         return State(
             **self.ids(),
             ts=clock.now(),
             state=state,
             agent_version=self.agent_version,
-            model=self.model,
+            model=model or self.model,
             engine=engine,
             threshold=threshold,
             paused=paused,

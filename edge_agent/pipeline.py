@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -22,12 +22,13 @@ from edge_agent.commands.desk import CommandDesk
 from edge_agent.control import Answer, Control
 from edge_agent.decision import UnknownReason, decide, unknown
 from edge_agent.engine_state import EngineState
-from edge_agent.engines import Engine, Scores, Slotted, as_slotted
+from edge_agent.engines import Scores
 from edge_agent.health import Tally
 from edge_agent.messages import ImageSize, Origin, RegionOfResult, Result, encode
+from edge_agent.models.judge import Judge, Judges
 from edge_agent.outbox import Message
 from edge_agent.pictures import Album, PictureError, encode_map
-from edge_agent.preprocess import ImageError, Preprocessing, prepare
+from edge_agent.preprocess import ImageError, prepare
 from edge_agent.publisher import Publisher
 from edge_agent.stages import Stage, Wake, run_stages, take_all
 
@@ -41,9 +42,13 @@ FAREWELL_S = 2.0  # for the last answers of the broker when the agent is told to
 
 @dataclass(frozen=True, eq=False)
 class Taken:
-    """A frame with its place in the camera's sequence, ready for the engine; or the reason why it isn't."""
+    """A frame with its place in the camera's sequence and its judge, ready for the engine; or why it isn't.
+
+    One judge prepares, scores and decides it, whatever is switched meanwhile.
+    """
 
     sequence: int
+    judge: Judge
     frame: Frame  # without its pixels, which may be many
     size: tuple[int, int] | None  # width, height of the whole frame
     image: np.ndarray | None = None  # uint8 [height, width, 3] at model size
@@ -80,39 +85,49 @@ class Decided:
 
 
 def take_frames(
-    camera: Camera, taken: "Queue[Taken | None]", preprocessing: Preprocessing, control: Control | None = None
+    camera: Camera, taken: "Queue[Taken | None]", judges: Judges, name: str, control: Control | None = None
 ) -> None:
-    """Stage 1 of 4: Camera -> Taken. Numbers the frames, crops and resizes them."""
+    """Stage 1 of 4: Camera -> Taken. Numbers the frames, gives each its judge, crops and resizes them for it.
+
+    name: the camera's, as `judges` knows it.
+    """
     for sequence, frame in enumerate(camera.frames()):
         if control is not None:
             control.show(sequence, frame)
-        taken.put(_prepare(sequence, frame, preprocessing))
+        taken.put(_prepare(sequence, frame, judges.take(None, name)))
     taken.put(None)
 
 
-def score_frames(taken: "Queue[Taken | None]", scored: "Queue[Scored | None]", engine: Engine) -> None:
-    """Stage 2 of 4: Taken -> Scored. An engine that raises makes its part unknown and is asked again for the next.
+def score_frames(taken: "Queue[Taken | None]", scored: "Queue[Scored | None]", judges: Judges) -> None:
+    """Stage 2 of 4: Taken -> Scored, in the same order, whoever judges. An engine that raises makes its part unknown
+    and is asked again for the next.
 
-    Where the engine has slots, the next part is copied while the one before executes; an answer never waits for a part
+    Where an engine has slots, the next part is copied while the one before executes; an answer never waits for a part
     that has not come yet.
     """
-    slotted, failing, ended = as_slotted(engine), False, False
+    failing, ended = False, False
     begun: deque[Begun] = deque()
+
+    def hand_on() -> None:
+        nonlocal failing
+        answer = _finish(begun.popleft())
+        judges.release(answer.taken.judge)
+        if answer.taken.answer is not None:
+            answer.taken.answer(answer.scores, answer.detail)
+            return
+        if answer.reason == "engine_failed" and not failing:
+            name = answer.taken.frame.name
+            log.error("%s: the engine failed: %s Parts are unknown until it works again.", name, answer.detail)
+        failing = answer.reason == "engine_failed" or (failing and answer.scores is None)
+        scored.put(answer)
+
     while begun or not ended:
-        if begun and (ended or len(begun) >= slotted.slots or taken.empty()):
-            answer = _finish(slotted, begun.popleft())
-            if answer.taken.answer is not None:
-                answer.taken.answer(answer.scores, answer.detail)
-                continue
-            if answer.reason == "engine_failed" and not failing:
-                name = answer.taken.frame.name
-                log.error("%s: the engine failed: %s Parts are unknown until it works again.", name, answer.detail)
-            failing = answer.reason == "engine_failed" or (failing and answer.scores is None)
-            scored.put(answer)
+        if begun and (ended or taken.empty() or _full(begun)):
+            hand_on()
         elif (part := taken.get()) is None:
             ended = True
         else:
-            begun.append(_begin(slotted, part))
+            begun.append(_begin(part))
     scored.put(None)
 
 
@@ -120,7 +135,6 @@ def decide_parts(
     scored: "Queue[Scored | None]",
     decided: "Queue[Decided | Wake | None]",
     origin: Origin,
-    preprocessing: Preprocessing,
     *,
     control: Control,
     publish_maps: bool,
@@ -132,7 +146,7 @@ def decide_parts(
         orders = control.take_up()
         if orders.paused:
             part = Scored(part.taken, None, "paused", "A command has paused the agent; `resume` ends it.")
-        result = judge(part, origin, preprocessing, orders.threshold)
+        result = judge(part, origin, orders.threshold)
         messages = [Message("result", origin.topics.of("result"), encode(result))]
         if result.verdict == "reject" and part.scores is not None and part.taken.image is not None:
             anomaly_map = part.scores.anomaly_map[0]
@@ -206,7 +220,7 @@ def deliver(
         publisher.send()
         take_all(decided, publisher.wait_s)
         publisher.store([], urgent=True)
-    publisher.announce(origin.state("stopped"))
+    publisher.announce_stopped()
     deadline = time.monotonic() + FAREWELL_S
     while publisher.unanswered and time.monotonic() < deadline:
         take_all(decided, 0.1)
@@ -223,9 +237,8 @@ def show(decided: "Queue[Decided | Wake | None]", tally: Tally, given: Callable[
 
 def inspect(
     camera: Camera,
-    engine: Engine,
+    judges: Judges,
     origin: Origin,
-    preprocessing: Preprocessing,
     decided: "Queue[Decided | Wake | None]",
     last_stage: Callable[["Queue[Decided | Wake | None]"], None],
     *,
@@ -242,26 +255,26 @@ def inspect(
     taken: Queue[Taken | None] = Queue(QUEUED_FRAMES)
     scored: Queue[Scored | None] = Queue(QUEUED_FRAMES)
     control = control or Control(threshold)
-    control.connect(partial(_pose, taken))
+    control.connect(partial(_pose, taken, judges))
     decide_all = partial(decide_parts, control=control, publish_maps=publish_maps, album=album)
     run_stages(
         [
-            Stage("camera", lambda: take_frames(camera, taken, preprocessing, control), None, taken),
-            Stage("engine", lambda: score_frames(taken, scored, engine), taken, scored),
-            Stage("decision", lambda: decide_all(scored, decided, origin, preprocessing), scored, decided),
+            Stage("camera", lambda: take_frames(camera, taken, judges, origin.camera, control), None, taken),
+            Stage("engine", lambda: score_frames(taken, scored, judges), taken, scored),
+            Stage("decision", lambda: decide_all(scored, decided, origin), scored, decided),
             Stage("delivery", lambda: last_stage(decided), decided, None),
         ],
         stop=camera.close,
     )
 
 
-def judge(part: Scored, origin: Origin, preprocessing: Preprocessing, threshold: float) -> Result:
+def judge(part: Scored, origin: Origin, threshold: float) -> Result:
     """The result message of one part; whatever went wrong before is `unknown` here."""
     taken, scores = part.taken, part.scores
     if scores is None:
         decision = unknown(part.reason or "engine_failed")
     else:
-        decision = decide(scores, threshold, preprocessing=preprocessing, frame_size=taken.size)
+        decision = decide(scores, threshold, preprocessing=taken.judge.preprocessing, frame_size=taken.size)
     sound = scores is not None and decision.verdict != "unknown"
     return Result(
         **origin.ids(),
@@ -277,7 +290,7 @@ def judge(part: Scored, origin: Origin, preprocessing: Preprocessing, threshold:
         image_score=float(scores.image_score[0]) if sound and scores else None,
         threshold=threshold,
         raw_score=float(scores.raw_score[0]) if sound and scores else None,
-        model=origin.model,
+        model=taken.judge.model,
         regions=tuple(RegionOfResult(**asdict(region)) for region in decision.regions),
         regions_total=decision.regions_total,
         image=ImageSize(width=taken.size[0], height=taken.size[1]) if taken.size else None,
@@ -285,41 +298,49 @@ def judge(part: Scored, origin: Origin, preprocessing: Preprocessing, threshold:
     )
 
 
-def _pose(taken: "Queue[Taken | None]", image: np.ndarray, answer: Answer) -> None:
-    """A question to the engine, queued like a part."""
+def _pose(taken: "Queue[Taken | None]", judges: Judges, judge: Judge, image: np.ndarray, answer: Answer) -> None:
+    """A question to a judge's engine, queued like a part."""
     now = time.monotonic_ns()
+    judges.hold(judge)
     try:
         frame = Frame("a question", datetime.now(timezone.utc), now)
-        taken.put(Taken(-1, frame, None, image[0], answer=answer), timeout=QUESTION_S)
+        taken.put(Taken(-1, judge, frame, None, image[0], answer=answer), timeout=QUESTION_S)
     except Full:
+        judges.release(judge)
         answer(None, f"The engine took no question within {QUESTION_S:g} s.")
 
 
-def _begin(engine: Slotted, part: Taken) -> Begun:
+def _full(begun: Sequence[Begun]) -> bool:
+    """Has the engine of the newest part no slot left? A part without a ticket stands in a slot's place."""
+    engine = begun[-1].taken.judge.engine
+    return sum(each.taken.judge.engine is engine for each in begun) >= engine.slots
+
+
+def _begin(part: Taken) -> Begun:
     if part.image is None:
         return Begun(part)
     try:
-        return Begun(part, engine.submit(part.image[None]))
+        return Begun(part, part.judge.engine.submit(part.image[None]))
     except Exception as error:
         return Begun(part, error=str(error))
 
 
-def _finish(engine: Slotted, part: Begun) -> Scored:
+def _finish(part: Begun) -> Scored:
     if part.ticket is None:
         reason: UnknownReason | None = part.taken.reason if part.error is None else "engine_failed"
         return Scored(part.taken, None, reason, part.taken.detail if part.error is None else part.error)
     try:
-        return Scored(part.taken, engine.collect(part.ticket))
+        return Scored(part.taken, part.taken.judge.engine.collect(part.ticket))
     except Exception as error:
         return Scored(part.taken, None, "engine_failed", str(error))
 
 
-def _prepare(sequence: int, frame: Frame, preprocessing: Preprocessing) -> Taken:
+def _prepare(sequence: int, frame: Frame, judge: Judge) -> Taken:
     size = None if frame.image is None else (frame.image.shape[1], frame.image.shape[0])
     slim = Frame(frame.name, frame.captured_at, frame.ts_mono_ns, error=frame.error, reason=frame.reason)
     if frame.image is None:
-        return Taken(sequence, slim, None, reason=frame.reason or "no_frame", detail=frame.error)
+        return Taken(sequence, judge, slim, None, reason=frame.reason or "no_frame", detail=frame.error)
     try:
-        return Taken(sequence, slim, size, prepare(frame.image, preprocessing))
+        return Taken(sequence, judge, slim, size, prepare(frame.image, judge.preprocessing))
     except ImageError as error:
-        return Taken(sequence, slim, size, reason="wrong_size", detail=str(error))
+        return Taken(sequence, judge, slim, size, reason="wrong_size", detail=str(error))

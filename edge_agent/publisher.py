@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from edge_agent import clock
 from edge_agent.connection import Outcome, Session
 from edge_agent.control import Orders
-from edge_agent.messages import EngineInService, Event, EventName, Origin, Severity, State, encode
+from edge_agent.messages import EngineInService, Event, EventName, Model, Origin, Severity, State, encode
 from edge_agent.outbox import Evicted, Message, Outbox, Row
 
 log = logging.getLogger(__name__)
@@ -55,11 +55,12 @@ class Publisher:
         replay_per_s: float = 200.0,
         engine: Callable[[], EngineInService | None] = lambda: None,
         orders: Callable[[], Orders | None] = lambda: None,
+        model: Callable[[], Model | None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._outbox, self._broker, self._origin, self._window = outbox, broker, origin, window
         self._replay_per_s, self._monotonic = replay_per_s, monotonic
-        self._engine, self._orders = engine, orders  # what serves and holds now: part of the state
+        self._engine, self._orders, self._model = engine, orders, model  # what serves and holds now: the state's
         self._correlations: dict[bytes, bytes] = {}  # of acks, by their payload
         self.delivered = 0  # results the broker has taken since the start
         self._session: Session | None = None
@@ -118,9 +119,13 @@ class Publisher:
             self._asides.add(self._session.publish(topic, encode(state), retain=True))
 
     def announce_online(self) -> None:
-        """Publish the present state again: the engine has changed, or the orders."""
+        """Publish the present state again: the engine has changed, the model, or the orders."""
         self._notice_session()
         self.announce(self._online())
+
+    def announce_stopped(self) -> None:
+        """The last state of a clean end."""
+        self.announce(self._origin.state("stopped", model=self._model()))
 
     def raise_events(self, events: Sequence[tuple[EventName, Severity, str]]) -> None:
         """Store events; they are delivered like results."""
@@ -230,10 +235,11 @@ class Publisher:
         self.announce(self._online())
 
     def _online(self) -> State:
-        orders = self._orders()
+        orders, model = self._orders(), self._model()
         if orders is None:
-            return self._origin.state("online", self._engine())
-        return self._origin.state("online", self._engine(), threshold=orders.threshold, paused=orders.paused)
+            return self._origin.state("online", self._engine(), model=model)
+        threshold, paused = orders.threshold, orders.paused
+        return self._origin.state("online", self._engine(), threshold=threshold, paused=paused, model=model)
 
     def _suspect_poison(self) -> None:
         """A broker hangs up on a message, every time: give up that one, not the connection.

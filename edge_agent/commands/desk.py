@@ -16,7 +16,6 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
 
 from edge_agent import clock
-from edge_agent.bundle import Bundle
 from edge_agent.cameras import Frame
 from edge_agent.commands.audit import AuditLog
 from edge_agent.commands.limits import Rate, ThresholdBudget
@@ -38,6 +37,7 @@ from edge_agent.config import CommandsConfig
 from edge_agent.connection import RECEIVED_BYTES, Received
 from edge_agent.control import Control
 from edge_agent.messages import Ack, AckReason, Commanded, EngineInService, Event, Origin, encode
+from edge_agent.models.judge import Judges
 from edge_agent.outbox import Message
 from edge_agent.publisher import Publisher
 
@@ -69,8 +69,8 @@ class _Finished(NamedTuple):
 class CommandDesk:
     """Remote commands of one run.
 
-    standing: the orders that `control` began with. engine: what serves now. wake: called from other threads when there
-    is something to attend to.
+    judges: a self test asks the one in service. standing: the orders that `control` began with. engine: what serves
+    now. wake: called from other threads when there is something to attend to.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class CommandDesk:
         publisher: Publisher,
         origin: Origin,
         control: Control,
-        bundle: Bundle,
+        judges: Judges,
         standing: Standing,
         *,
         engine: Callable[[], EngineInService | None] = lambda: None,
@@ -90,7 +90,7 @@ class CommandDesk:
         time_sync: Callable[[], str] = clock.time_sync,
     ):
         self._config, self._inbox, self._publisher, self._origin = config, inbox, publisher, origin
-        self._control, self._bundle, self._standing = control, bundle, standing
+        self._control, self._judges, self._standing = control, judges, standing
         self._engine, self._wake = engine, wake
         self._monotonic, self._utc, self._time_sync = monotonic, utc, time_sync
         self._memory = Memory(publisher.outbox.recall())
@@ -270,7 +270,11 @@ class CommandDesk:
 
     def _self_test(self, about: Commanded) -> None:
         """In a thread of its own: the engine answers between two parts."""
-        reason, detail, golden = self_test(self._control, self._bundle, self._engine_name)
+        judge = self._judges.take(None, self._origin.camera)
+        try:
+            reason, detail, golden = self_test(self._control, judge, self._engine_name)
+        finally:
+            self._judges.release(judge)
         outcome = _ended(about, reason, detail).model_copy(update={"golden": golden})
         self._finished.put(_Finished(str(about.command_id), outcome))
         self._wake()

@@ -10,6 +10,7 @@ import pytest
 from commander import request
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judging import MODEL, IdleEngine, judges_of
 from tiny_bundle import tiny_model, write_bundle
 
 from edge_agent.bundle import open_bundle
@@ -22,11 +23,10 @@ from edge_agent.commands.requests import KNOWN, VERBS, moment, parse
 from edge_agent.config import COMMANDS_REMEMBERED, CommandsConfig, ThresholdLimits
 from edge_agent.connection import Outcome, Received
 from edge_agent.control import Control
-from edge_agent.messages import Model, Origin, Topics
+from edge_agent.messages import Origin, Topics
 from edge_agent.outbox import Outbox
 from edge_agent.publisher import Publisher
 
-MODEL = Model(name="dots", version=3, digest="0" * 64, system="tiny")
 ORIGIN = Origin("press-7", "top", 41, Topics("faultline", "plant", "l1", "s1", "top"), MODEL, "0.1.0")
 CMD, ACK = ORIGIN.topics.of("cmd"), ORIGIN.topics.of("ack")
 
@@ -73,8 +73,8 @@ class Station:
         standing = restore(self.outbox.recall(), self.config, 1.0, digest)
         self.control = Control(standing.threshold, paused=standing.paused)
         self.desk = CommandDesk(
-            self.config, self.inbox, Publisher(self.outbox, Broker(), ORIGIN), ORIGIN, self.control, self.bundle,
-            standing,
+            self.config, self.inbox, Publisher(self.outbox, Broker(), ORIGIN), ORIGIN, self.control,
+            judges_of(IdleEngine(), None, bundle=self.bundle), standing,
             monotonic=lambda: self.time.monotonic, utc=lambda: self.time.utc, time_sync=lambda: self.time_sync,
         )  # fmt: skip
 
@@ -486,12 +486,12 @@ def test_a_self_test_says_what_the_engine_in_service_says(tmp_path):
     station = Station(tmp_path, bundle=bundle)
     for served, expected in ((bundle, ("done", None)), (wrong, ("failed", "disagrees"))):
         engine = open_engine(served, "onnxruntime", threads=1)
-        station.control.connect(lambda image, answer, engine=engine: answer(engine.run(image), None))
+        station.control.connect(lambda judge, image, answer, engine=engine: answer(engine.run(image), None))
         station.receive(station.request("self_test"))
         until_answered(station, len(station.acks) + 1)
         assert (station.acks[-1]["status"], station.acks[-1]["reason"]) == expected
         assert station.acks[-1]["golden"]["n"] == 16
-    station.control.connect(lambda image, answer: answer(None, "It fell over."))
+    station.control.connect(lambda judge, image, answer: answer(None, "It fell over."))
     station.receive(station.request("self_test"))
     until_answered(station, len(station.acks) + 1)
     assert (station.acks[-1]["reason"], station.acks[-1]["detail"]) == ("engine_failed", "It fell over.")

@@ -12,13 +12,14 @@ from queue import Queue
 import cv2
 import numpy as np
 import pytest
+from judging import MODEL, judges_of
 
 from edge_agent.cameras import CameraError, Frame
 from edge_agent.connection import Outcome
 from edge_agent.engines import EngineError, Scores
 from edge_agent.engines.replay import ReplayEngine
 from edge_agent.health import Tally
-from edge_agent.messages import Model, Origin, Topics
+from edge_agent.messages import Origin, Topics
 from edge_agent.outbox import Outbox, OutboxError
 from edge_agent.pictures import Album, PictureError, encode_map, write_png
 from edge_agent.pipeline import QUEUED_FRAMES, QUEUED_VERDICTS, _prepare, deliver, inspect, score_frames, show
@@ -28,7 +29,6 @@ from edge_agent.stages import Stage, StageError, run_stages, take_all, wake
 
 SIZE = (8, 6)  # width, height
 PREPROCESSING = Preprocessing(width=SIZE[0], height=SIZE[1])
-MODEL = Model(name="dots", version=3, digest="0" * 64, system="tiny")
 ORIGIN = Origin("press-7", "top", 41, Topics("faultline", "plant", "l1", "s1", "top"), MODEL, "0.1.0")
 
 
@@ -86,7 +86,12 @@ def judge_all(camera, engine, **options):
     """The results of a dry run."""
     given = []
     inspect(
-        camera, engine, ORIGIN, PREPROCESSING, Queue(8), partial(show, tally=Tally(), given=given.append), **options
+        camera,
+        judges_of(engine, PREPROCESSING),
+        ORIGIN,
+        Queue(8),
+        partial(show, tally=Tally(), given=given.append),
+        **options,
     )
     return given
 
@@ -128,7 +133,7 @@ def test_a_frame_that_cannot_be_decoded_is_unknown_and_takes_its_number():
 def test_a_frame_smaller_than_the_crop_is_unknown():
     cropping, given = Preprocessing(width=8, height=6, crop=(0, 0, 100, 100)), []
     last = partial(show, tally=Tally(), given=given.append)
-    inspect(ScriptedCamera([frame(0)]), ScriptedEngine(scores(0.5)), ORIGIN, cropping, Queue(8), last)
+    inspect(ScriptedCamera([frame(0)]), judges_of(ScriptedEngine(scores(0.5)), cropping), ORIGIN, Queue(8), last)
     assert (given[0].verdict, given[0].reason) == ("unknown", "wrong_size")
     assert "reaches beyond the frame" in given[0].detail
 
@@ -182,9 +187,8 @@ def test_closing_the_camera_ends_the_run_and_loses_no_part_taken():
 
     inspect(
         camera,
-        ScriptedEngine(scores(0.5)),
+        judges_of(ScriptedEngine(scores(0.5)), PREPROCESSING),
         ORIGIN,
-        PREPROCESSING,
         Queue(8),
         partial(show, tally=Tally(), given=stop_after_ten),
     )
@@ -197,9 +201,8 @@ def test_a_camera_that_breaks_down_ends_the_run_with_its_sentence_after_all_earl
     with pytest.raises(StageError, match=r"The camera stage broke down: parts holds no images any more\."):
         inspect(
             camera,
-            ScriptedEngine(scores(0.5)),
+            judges_of(ScriptedEngine(scores(0.5)), PREPROCESSING),
             ORIGIN,
-            PREPROCESSING,
             Queue(8),
             partial(show, tally=Tally(), given=given.append),
         )
@@ -274,7 +277,7 @@ def run_to_outbox(folder, camera, engine, *, given=None, max_rows=1000, **option
         stopping=threading.Event(),
     )
     try:
-        inspect(camera, engine, ORIGIN, PREPROCESSING, Queue(QUEUED_VERDICTS), last, **options)
+        inspect(camera, judges_of(engine, PREPROCESSING), ORIGIN, Queue(QUEUED_VERDICTS), last, **options)
     finally:
         outbox.close()
     return Outbox(folder / "outbox.db", max_rows=max_rows, max_bytes=10**8)
@@ -392,11 +395,11 @@ class SlottedEngine(ScriptedEngine):
 def test_the_next_part_is_submitted_before_the_answer_to_this_one_and_order_is_kept():
     engine = SlottedEngine(scores(0.5), EngineError("It fell over."), scores(1.5, peak=2.0))
     bad = frame(2, error="no", reason="bad_frame")
-    taken, scored = Queue(), Queue()
+    taken, scored, judges = Queue(), Queue(), judges_of(engine, PREPROCESSING)
     for sequence, each in enumerate([frame(0), frame(1), bad, frame(3), frame(4)]):
-        taken.put(_prepare(sequence, each, PREPROCESSING))
+        taken.put(_prepare(sequence, each, judges.take(None, "top")))
     taken.put(None)
-    score_frames(taken, scored, engine)
+    score_frames(taken, scored, judges)
     assert engine.told == [
         *("submit 1", "submit 2", "collect 1", "collect 2"),  # the bad frame stands in the second slot's place
         *("submit 3", "submit 4", "collect 3", "collect 4"),
@@ -423,7 +426,8 @@ def test_an_answer_never_waits_for_the_next_part():
         given.append(result)
         first.set()
 
-    inspect(ScriptedCamera(slowly()), engine, ORIGIN, PREPROCESSING, Queue(8), partial(show, tally=Tally(), given=give))
+    last = partial(show, tally=Tally(), given=give)
+    inspect(ScriptedCamera(slowly()), judges_of(engine, PREPROCESSING), ORIGIN, Queue(8), last)
     assert len(given) == 2
     assert engine.told == ["submit 1", "collect 1", "submit 2", "collect 2"]
 

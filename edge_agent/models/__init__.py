@@ -1,0 +1,1 @@
+"""Which bundle judges: in service now, changed between two parts, remembered over a power cut."""

@@ -1,0 +1,24 @@
+"""Judges of one camera for tests of what stands around them: an engine that needs no bundle."""
+
+from edge_agent.engines import as_slotted
+from edge_agent.messages import Model
+from edge_agent.models.judge import Judge, Judges
+
+MODEL = Model(name="dots", version=3, digest="0" * 64, system="tiny")
+
+
+def judge_of(engine, preprocessing, *, bundle=None, model=MODEL):
+    return Judge(bundle, as_slotted(engine), model, preprocessing)
+
+
+def judges_of(engine, preprocessing, *, camera="top", bundle=None, model=MODEL):
+    return Judges({(None, camera): judge_of(engine, preprocessing, bundle=bundle, model=model)})
+
+
+class IdleEngine:
+    """In service, and never asked."""
+
+    name, slots, closed = "idle", 1, False
+
+    def close(self):
+        self.closed = True
