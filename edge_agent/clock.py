@@ -13,8 +13,13 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def utc() -> datetime:
+    """The one place that asks the wall clock: it may jump by years, so nothing is ever timed or ordered by it."""
+    return datetime.now(timezone.utc)
+
+
 def now() -> str:
-    return rfc3339(datetime.now(timezone.utc))
+    return rfc3339(utc())
 
 
 def time_sync() -> Literal["ok", "free_running"]:

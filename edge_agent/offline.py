@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
+from edge_agent import clock
 from edge_agent.bundle import open_bundle
 from edge_agent.cameras import Camera, FolderCamera, Frame, VideoFileCamera
 from edge_agent.cameras.open import open_camera
@@ -97,7 +97,7 @@ def record_frames(camera: Camera, folder: Path, count: int, problem: Callable[[s
 
 
 def _frame(path: Path) -> Frame:
-    now = (datetime.now(timezone.utc), monotonic_ns())
+    now = (clock.utc(), monotonic_ns())
     try:
         return Frame(path.name, *now, image=read_image(path))
     except ImageError as error:

@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from functools import partial
 from queue import Full, Queue
 
@@ -303,7 +302,7 @@ def _pose(taken: "Queue[Taken | None]", judges: Judges, judge: Judge, image: np.
     now = time.monotonic_ns()
     judges.hold(judge)
     try:
-        frame = Frame("a question", datetime.now(timezone.utc), now)
+        frame = Frame("a question", clock.utc(), now)
         taken.put(Taken(-1, judge, frame, None, image[0], answer=answer), timeout=QUESTION_S)
     except Full:
         judges.release(judge)

@@ -3,9 +3,9 @@
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 
+from edge_agent import clock
 from edge_agent.cameras.frame import CameraError, Frame
 from edge_agent.preprocess import IMAGE_SUFFIXES, ImageError, read_image
 
@@ -43,7 +43,7 @@ class FolderCamera:
         self._closed.set()
 
     def _frame(self, path: Path) -> Frame:
-        name, now = path.relative_to(self._folder).as_posix(), (datetime.now(timezone.utc), time.monotonic_ns())
+        name, now = path.relative_to(self._folder).as_posix(), (clock.utc(), time.monotonic_ns())
         try:
             return Frame(name, *now, image=read_image(path))
         except ImageError as error:

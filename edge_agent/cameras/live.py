@@ -10,11 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Literal, Protocol
 
 import numpy as np
 
+from edge_agent import clock
 from edge_agent.cameras.checks import FrameChecks
 from edge_agent.cameras.frame import CameraError, CameraReason, Frame
 from edge_agent.cameras.settings import LiveCameraConfig
@@ -149,7 +150,7 @@ class LiveCamera:
             silence_s, why = time.monotonic() - self._heard, self._trouble
         text = f"{self.name} has given no frame for {silence_s:.1f} s. {why or 'It is connected and silent.'}"
         return Frame(
-            f"stalled-{self.counts.frames}", datetime.now(timezone.utc), time.monotonic_ns(), error=text,
+            f"stalled-{self.counts.frames}", clock.utc(), time.monotonic_ns(), error=text,
             reason="stalled",
         )  # fmt: skip
 
@@ -232,7 +233,7 @@ class LiveCamera:
         return not self._closed.wait(max(0.0, not_before - time.monotonic()))
 
     def _put(self, shot: Shot) -> None:
-        now, mono_ns = datetime.now(timezone.utc), time.monotonic_ns()
+        now, mono_ns = clock.utc(), time.monotonic_ns()
         with self._changed:
             if self._mode == "newest" and self._waiting:
                 self.counts.dropped += 1

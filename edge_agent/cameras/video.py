@@ -4,13 +4,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from edge_agent import clock
 from edge_agent.cameras.folder import rounds_of
 from edge_agent.cameras.frame import CameraError, Frame
 from edge_agent.preprocess import MAX_PIXELS
@@ -55,12 +55,12 @@ class VideoFileCamera:
             if self._closed.is_set():
                 return
             rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-            yield Frame(str(number), datetime.now(timezone.utc), time.monotonic_ns(), image=rgb)
+            yield Frame(str(number), clock.utc(), time.monotonic_ns(), image=rgb)
             number += 1
             image = _read(video)
         if number < announced:
             error = f"{self._path} ended after {number} of {announced} frames. Copy or record it again."
-            yield Frame(str(number), datetime.now(timezone.utc), time.monotonic_ns(), error=error, reason="no_frame")
+            yield Frame(str(number), clock.utc(), time.monotonic_ns(), error=error, reason="no_frame")
 
     def _open(self) -> tuple[Any, np.ndarray]:
         """The opened video and its first frame (BGR)."""

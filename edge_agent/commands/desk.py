@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
 
@@ -86,7 +86,7 @@ class CommandDesk:
         engine: Callable[[], EngineInService | None] = lambda: None,
         wake: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
-        utc: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        utc: Callable[[], datetime] = clock.utc,
         time_sync: Callable[[], str] = clock.time_sync,
     ):
         self._config, self._inbox, self._publisher, self._origin = config, inbox, publisher, origin

@@ -17,12 +17,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edge_agent import clock
 from edge_agent.durable import sync_folder
 from edge_agent.engines import EngineError, EngineNotBuilt
 from edge_agent.engines.golden import GoldenResult
@@ -287,7 +287,7 @@ def write(path: Path, data: bytes | memoryview) -> None:
 
 
 def now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return clock.now()
 
 
 def _side_name(side: Side) -> str:
