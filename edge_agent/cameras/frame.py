@@ -40,6 +40,7 @@ class Frame:
     image: np.ndarray | None = None  # uint8 [h, w, 3] RGB, the whole upright frame
     error: str | None = None  # a sentence
     reason: CameraReason | None = None  # of the error
+    asked: int | None = None  # the number of the request that it answers, where the camera was asked (live.py)
 
 
 class Camera(Protocol):
