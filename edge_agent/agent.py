@@ -1,12 +1,13 @@
 """One run of the agent, from its configuration to its last word."""
 
 import logging
+import secrets
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from queue import Queue
 from types import FrameType
@@ -25,6 +26,7 @@ from edge_agent.engines.child import Candidate, Opener, open_candidate
 from edge_agent.engines.choose import candidates
 from edge_agent.engines.serve import serve_bundle
 from edge_agent.health import Tally
+from edge_agent.identity import Identity
 from edge_agent.messages import Model, Origin, Result, Topics, encode
 from edge_agent.models.judge import Judge, Judges
 from edge_agent.outbox import Outbox
@@ -83,17 +85,22 @@ def run(
             inspect(camera, judges, _origin(config, bundle, 1), decided, last, threshold=config.threshold)
             return Summary(tally, 0, 0, stopping.is_set(), "dry run")
         album = Album(maps.folder, maps.keep) if maps.folder is not None else None
-        outbox = Outbox(config.outbox.path, max_rows=config.outbox.max_rows, max_bytes=config.outbox.max_bytes)
-        origin = _origin(config, bundle, outbox.boot)
+        room = config.outbox
+        outbox = Outbox(
+            room.path, max_rows=room.max_rows, max_bytes=room.max_bytes, memory_rows=room.memory_rows
+        )  # fmt: skip
+        identity = Identity(secrets.token_hex(8))
+        origin = replace(_origin(config, bundle, outbox.boot), instance=identity.instance)
         standing = restore(outbox.recall(), config.commands, config.threshold, bundle.digest)
         control = Control(standing.threshold, paused=standing.paused)
         will = Will(origin.topics.of("state"), encode(origin.state("offline")))
         connection = Connection(
-            config.mqtt, config.client_id, will=will, wake=lambda: wake(decided), listen=f"{origin.topics.of('cmd')}/#"
-        )
+            config.mqtt, config.client_id, will=will, wake=lambda: wake(decided), listen=f"{origin.topics.of('cmd')}/#",
+            own_state=origin.topics.of("state"), identity=identity,
+        )  # fmt: skip
         publisher = Publisher(
             outbox, connection, origin, window=config.mqtt.window, replay_per_s=config.mqtt.replay_per_s,
-            engine=engine_state.in_service, orders=lambda: control.orders,
+            engine=engine_state.in_service, orders=lambda: control.orders, identity=identity,
             model=lambda: judges.in_service(None, config.camera).model,
         )  # fmt: skip
         desk = CommandDesk(

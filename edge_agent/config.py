@@ -125,6 +125,7 @@ class OutboxConfig(Settings):
     max_bytes: int = Field(default=512 * 1024**2, ge=1024**2)
 
 
+    memory_rows: int = Field(default=10_000, ge=0, le=1_000_000)  # held while the disk takes nothing; 0: the agent ends
 class AnomalyMapConfig(Settings):
     """What happens to the anomaly maps of rejected parts."""
 

@@ -19,6 +19,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_agent.config import ConfigError, MqttConfig
+from edge_agent.identity import Identity
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ CONNACK_TIMEOUT_S = 10.0
 STABLE_S = 10.0  # a session that lasted so long ends an outage; shorter ones keep the back-off growing
 
 RECEIVED_BYTES = 4096  # of a command; longer ones are not kept
+STATE_BYTES = 65536  # of a state; one that is longer is none of ours
 WAITING = 64  # commands that nobody has taken yet; more are counted only
 
 Status = Literal["connecting", "connected", "refused", "certificate", "unreachable"]
@@ -98,7 +100,8 @@ class Connection:
     """Keeps a session open; reconnects with exponential back-off and jitter, and logs once per outage.
 
     wake: called from other threads, must return at once, whenever `session`, its `acknowledged` or what `take` gives
-    has changed. listen: a topic filter; what comes there is for `take`.
+    has changed. listen: a topic filter; what comes there is for `take`. own_state: where this agent publishes its
+    state; what others say there is for `identity`, and while it is contested the back-off doesn't start anew.
     """
 
     def __init__(
@@ -109,9 +112,13 @@ class Connection:
         will: Will | None,
         wake: Callable[[], None],
         listen: str | None = None,
+        own_state: str | None = None,
+        identity: Identity | None = None,
     ):
         self._config, self._client_id, self._will, self._wake = config, client_id, will, wake
-        self._listen = listen
+        self._listen, self._own_state, self._identity = listen, own_state, identity or Identity("")
+        self._asked: dict[int, str] = {}  # topic filters of subscriptions that wait for an answer, by message id
+        self._asking = threading.Lock()
         self._received: deque[Received] = deque()  # filled by the network thread
         self.dropped = 0  # messages that came while too many were waiting
         self.session: Session | None = None
@@ -155,7 +162,7 @@ class Connection:
         while not self._closing.is_set():
             started = time.monotonic()
             outcome = self._hold_session()
-            if time.monotonic() - started > STABLE_S:
+            if time.monotonic() - started > STABLE_S and not self._identity.contested:
                 attempt = 0
             self._note(outcome)
             limit = min(self._config.reconnect_max_s, self._config.reconnect_min_s * 2.0 ** min(attempt, 30))
@@ -175,6 +182,7 @@ class Connection:
         if outcome.status == "connected":
             session = Session(client, self._config.version)
             client.on_publish = self._on_publish(session)
+            self._identity.session_began()
             self._subscribe(client)
             self.session = session
             self._note(outcome)
@@ -200,6 +208,8 @@ class Connection:
             arrived.set()
 
         def on_disconnect(client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+            if str(reason) == "Session taken over":
+                self._identity.session_taken_over()
             arrived.set()
             self._lost.set()
 
@@ -268,21 +278,35 @@ class Connection:
         return on_publish
 
     def _subscribe(self, client: mqtt.Client) -> None:
-        if self._listen is None:
-            return
         client.on_message = self._on_message
         client.on_subscribe = self._on_subscribe
-        if self._config.version == "5":
-            # retained messages keep their flag, also when they come live: the broker wouldn't say so otherwise
-            options = SubscribeOptions(qos=1, retainAsPublished=True)  # type: ignore[no-untyped-call]
-            client.subscribe(self._listen, options=options)
-        else:
-            client.subscribe(self._listen, qos=1)
+        with self._asking:
+            self._asked = {}
+            for topic in (self._own_state, self._listen):
+                if topic is not None and (mid := self._ask(client, topic)) is not None:
+                    self._asked[mid] = topic
+
+    def _ask(self, client: mqtt.Client, topic: str) -> int | None:
+        if self._config.version != "5":
+            return client.subscribe(topic, qos=1)[1]
+        # retained commands keep their flag, also when they come live: the broker wouldn't say so otherwise
+        options = SubscribeOptions(qos=1, retainAsPublished=topic == self._listen)  # type: ignore[no-untyped-call]
+        return client.subscribe(topic, options=options)[1]
 
     def _on_subscribe(
         self, client: mqtt.Client, userdata: Any, mid: int, reasons: "list[Any]", properties: Any
     ) -> None:
-        if any(reason.is_failure for reason in reasons):
+        if not any(reason.is_failure for reason in reasons):
+            return
+        with self._asking:
+            topic = self._asked.get(mid)
+        if topic is not None and topic == self._own_state:
+            log.warning(
+                "The broker lets this user not read %s, so a second agent of the same name would go unnoticed. "
+                "Allow it to read there.",
+                self._own_state,
+            )
+        else:
             log.warning(
                 "The broker lets this user read no commands on %s. Allow it to read there, or do without commands.",
                 self._listen,
@@ -290,6 +314,10 @@ class Connection:
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
         try:
+            if message.topic == self._own_state:
+                self._identity.saw(bytes(message.payload[:STATE_BYTES]), retained=bool(message.retain))
+                self._wake()
+                return
             received = _received(message)
         except Exception as error:  # an exception in here would end paho's thread, and with it the session
             log.debug("A message can't be read: %s", error)

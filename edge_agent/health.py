@@ -48,3 +48,4 @@ class Tally:
             evicted_images=outbox.evicted.images,
             time_sync=clock.time_sync(),
         )
+            outbox_held=outbox.held,

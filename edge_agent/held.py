@@ -63,7 +63,7 @@ class Held:
 
     def after(self, id_: int, limit: int, up_to: int) -> list[Row]:
         """At most `limit` rows with id_ < id <= up_to, oldest first."""
-        found = []
+        found: list[Row] = []
         for row in self._rows.values():
             if len(found) >= limit or row.id > up_to:
                 break

@@ -12,9 +12,25 @@ from pydantic import BaseModel, ConfigDict, Field
 from edge_agent import clock
 from edge_agent.decision import UnknownReason, Verdict
 
-Leaf = Literal["result", "state", "health", "event", "anomaly_map", "frame", "cmd", "ack"]
+Leaf = Literal["result", "state", "health", "event", "anomaly_map", "frame", "cmd", "trigger", "ack"]
 
-EventName = Literal["outbox_evicted", "outbox_replaced", "engine_failed", "engine_refused", "command"]
+EventName = Literal[
+    "outbox_evicted",
+    "outbox_replaced",
+    "outbox_in_memory",
+    "outbox_on_disk",
+    "identity_clash",
+    "engine_failed",
+    "engine_refused",
+    "command",
+    "camera_lost",
+    "camera_back",
+    "trigger_refused",
+    "spool_stopped",
+    "spool_resumed",
+    "drift",
+    "drift_over",
+]
 Severity = Literal["info", "warning", "alarm"]
 
 AckStatus = Literal["accepted", "done", "failed", "rejected"]
@@ -28,6 +44,7 @@ AckReason = Literal[
     "unknown_command",
     "unknown_issuer",
     "id_reused",
+    "no_storage",
     "clock_free_running",
     "expired",
     "expires_too_late",
@@ -82,7 +99,7 @@ class Payload(Part):
     device: str = Field(description="Which agent: the `device` of its configuration.")
     camera: str = Field(description="Which camera of the device.")
     boot: int = Field(ge=1, description="Raised by one at every start of the agent; starts at random in a new outbox.")
-    ts: str = Field(description="RFC 3339, UTC with Z, microseconds. Results: when the frame was taken.")
+    ts: str = Field(description="RFC 3339, UTC with Z, microseconds. Results: of the trigger, else of the frame.")
 
 
 class Model(Part):
@@ -111,13 +128,33 @@ class ImageSize(Part):
     height: int
 
 
+class View(Part):
+    """What one of several cameras says about the part. Any reject rejects it; else any unknown makes it unknown."""
+
+    camera: str
+    verdict: Verdict
+    reason: UnknownReason | None = Field(description="Why the verdict is unknown; null otherwise.")
+    detail: str | None = None
+    image_score: float | None
+    raw_score: float | None
+    model: Model | None
+    regions: tuple[RegionOfResult, ...] = Field(default=(), description="In pixels of this camera's frame.")
+    regions_total: int = 0
+    image: ImageSize | None
+
+
 class Result(Payload):
     """The verdict on one part. De-duplicate by (device, camera, boot, sequence); `result_id` is the four in one."""
 
     result_id: str = Field(description="<device>.<camera>.<boot>.<sequence>")
-    sequence: int = Field(ge=0, description="Counts the camera's frames from 0 at each boot; given when one is taken.")
-    part: str = Field(description="What the camera calls the part: a file's name or a counter.")
-    ts_mono_ns: int = Field(description="The device's monotonic clock when the frame was taken: for differences.")
+    sequence: int = Field(ge=0, description="Counts the parts from 0 at each boot; given at the trigger.")
+    part: str | None = Field(
+        description="The part's id: of the camera (a file's name, a counter), of the trigger, or read in the frame; "
+        "null where nothing named it."
+    )
+    trigger_id: str | None = Field(default=None, description="Of the message that announced the part; null: none did.")
+    product: str | None = Field(default=None, description="What the trigger says that the part is; null: not said.")
+    ts_mono_ns: int = Field(description="The device's monotonic clock at the moment of ts: for differences.")
     time_sync: Literal["ok", "free_running"] = Field(description="Is the device's clock disciplined (NTP, PTP)?")
     verdict: Verdict = Field(description="unknown: the part could not be judged, see reason. Treat as not passed.")
     reason: UnknownReason | None = Field(description="Why the verdict is unknown; null otherwise.")
@@ -125,11 +162,14 @@ class Result(Payload):
     image_score: float | None = Field(description="Normalised: raw score / fitted threshold; null if there is none.")
     threshold: float = Field(description="The limit image_score was compared with; above it the part is rejected.")
     raw_score: float | None = Field(description="The detector's own score, as the bundle's manifest defines it.")
-    model: Model
+    model: Model | None = Field(description="Which bundle judged, or would have; null where none is for this product.")
     regions: tuple[RegionOfResult, ...] = Field(default=(), description="Largest peak first; the number is limited.")
     regions_total: int = Field(default=0, description="How many regions there were.")
-    image: ImageSize | None = Field(description="null when the frame could not be decoded.")
-    latency_ms: float = Field(ge=0, description="From taking the frame to the decision.")
+    image: ImageSize | None = Field(description="null when the frame could not be decoded; with `views`: see there.")
+    views: tuple[View, ...] = Field(
+        default=(), description="With several cameras, one for each of a part that was looked at; empty with one."
+    )
+    latency_ms: float = Field(ge=0, description="From the moment of ts to the decision.")
     historical: bool = Field(
         default=False, description="Sent late: decided before the present connection to the broker."
     )
@@ -175,8 +215,27 @@ class State(Payload):
     agent_version: str
     model: Model | None = None
     engine: EngineInService | None = Field(default=None, description="null in `offline` and `stopped`.")
+    instance: str | None = Field(default=None, description="Random, of one run: tells two agents of one name apart.")
+    storage: Literal["disk", "memory"] | None = Field(
+        default=None, description="memory: the disk takes nothing, verdicts wait for the broker in memory."
+    )
     threshold: float | None = Field(default=None, description="In force for the next part; null as `engine`.")
     paused: bool | None = Field(default=None, description="A command has paused the agent; null as `engine`.")
+
+
+class DriftOfHealth(Part):
+    """How the frames of one camera and product compare with the first ones of the model in service."""
+
+    camera: str
+    product: str
+    state: Literal["learning", "steady", "drifting"]
+    reference_parts: int = Field(description="How many parts the reference rests on, so far.")
+    drifted: tuple[str, ...] = Field(default=(), description="Which of `changes` raised the alarm.")
+    changes: dict[str, float] = Field(
+        default_factory=dict,
+        description="Of the last 50 parts or so, by statistic: 0.05 is 5 % above the reference; "
+        "score: in thresholds, of passes only.",
+    )
 
 
 class Health(Payload):
@@ -186,14 +245,34 @@ class Health(Payload):
     passed: int
     rejected: int
     unknown: int
+    triggers: int = Field(default=0, description="Parts so far, announced by a message or by a frame.")
+    parts_in_hand: int = Field(default=0, description="triggers - passed - rejected - unknown.")
+    no_frame: int = Field(default=0, description="Of `unknown`, by their reason; so are the next five.")
+    missing_view: int = 0
+    orphan: int = 0
+    duplicate: int = 0
+    overrun: int = 0
+    late: int = 0
+    triggers_repeated: int = Field(default=0, description="What the broker sent again: no parts, not in `triggers`.")
+    triggers_refused: int = Field(default=0, description="Messages on `trigger` that are none: no parts, no verdicts.")
+    no_code: int = Field(default=0, description="Parts without an id, because no code was read in the frame.")
+    frames_dropped: int = Field(default=0, description="Of free-running cameras: another came before there was room.")
+    frames_late: int = Field(default=0, description="Of free-running cameras: too old when they came.")
+    frames_repeated: int = Field(default=0, description="The same picture again, not judged a second time.")
+    camera_reconnects: int = 0
     latency_mean_ms: float | None = Field(description="Of the parts decided since the last health message.")
     latency_max_ms: float | None
     engine_restarts: int = Field(default=0, description="As `engine.restarts` of the state.")
     outbox_rows: int
     outbox_size_bytes: int
+    outbox_held: int = Field(default=0, description="Of outbox_rows: in memory, because the disk takes nothing.")
     evicted_results: int = Field(description="Verdicts that a full outbox had to drop, ever. Not 0: verdicts are lost.")
     evicted_images: int = Field(description="Pictures that a full outbox had to drop, ever.")
     commands_refused: int = Field(default=0, description="Commands without effect since the start, answered or not.")
+    spool_files: int = Field(default=0, description="Frames kept for retraining.")
+    spool_size_bytes: int = 0
+    spool_dropped: int = Field(default=0, description="Frames since the start that should have been kept and were not.")
+    drift: tuple[DriftOfHealth, ...] = ()
     time_sync: Literal["ok", "free_running"]
 
 
@@ -247,6 +326,7 @@ class Origin:
     topics: Topics
     model: Model  # in service at the start
     agent_version: str
+    instance: str | None = None  # of this run, random
 
     def ids(self) -> dict[str, Any]:
         return {"device": self.device, "camera": self.camera, "boot": self.boot}
@@ -262,6 +342,7 @@ class Origin:
         threshold: float | None = None,
         paused: bool | None = None,
         model: Model | None = None,
+        storage: Literal["disk", "memory"] | None = None,
     ) -> State:
         return State(
             **self.ids(),
@@ -270,6 +351,8 @@ class Origin:
             agent_version=self.agent_version,
             model=model or self.model,
             engine=engine,
+            instance=self.instance,
+            storage=storage,
             threshold=threshold,
             paused=paused,
         )

@@ -10,11 +10,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from edge_agent import clock
 from edge_agent.connection import Outcome, Session
 from edge_agent.control import Orders
+from edge_agent.identity import Identity
 from edge_agent.messages import EngineInService, Event, EventName, Model, Origin, Severity, State, encode
 from edge_agent.outbox import Evicted, Message, Outbox, Row
 
@@ -24,7 +25,8 @@ FORGET_AFTER_S = (
     1.0  # acknowledged rows leave with the next stored verdict, or after this long: fewer syncs of the disk
 )
 CORRELATED = 64  # acks whose correlation data is remembered
-POISON_AFTER = 3  # sessions that ended with the same image as the first unanswered message
+POISON_AFTER = 3  # sessions that ended with the same message as the first unanswered one
+SUSPECTS = 64  # messages that one session at least ended with; more are not remembered
 
 
 class Broker(Protocol):
@@ -56,6 +58,7 @@ class Publisher:
         engine: Callable[[], EngineInService | None] = lambda: None,
         orders: Callable[[], Orders | None] = lambda: None,
         model: Callable[[], Model | None] = lambda: None,
+        identity: Identity | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._outbox, self._broker, self._origin, self._window = outbox, broker, origin, window
@@ -72,8 +75,10 @@ class Publisher:
         self._committed = monotonic()
         self._suspected: Counter[int] = Counter()
         self._set_aside: set[int] = set()  # rows that this process sends no more
-        self._refusals_logged = False
+        self._identity = identity
+        self._refusals_logged = self._hang_ups_logged = False
         self._replaced: str | None = None
+        self._trouble: str | None = None  # of the disk, as last told
         self._evicting = False
 
     def store(
@@ -86,8 +91,13 @@ class Publisher:
         self._notice_session()
         self._collect()
         due = urgent or self._monotonic() - self._committed > FORGET_AFTER_S
-        if messages or keep or (self._acknowledged and due):
+        if messages or keep or (self._acknowledged and due) or self.trouble:
             self._commit(messages, keep=keep)
+        self._notice_storage()
+        if self._identity is not None and (clash := self._identity.take()) is not None:
+            log.error("%s", clash)
+            self.raise_events([("identity_clash", "alarm", clash)])
+            self.announce(self._online())  # the other one sees it, too
         if self._outbox.replaced != self._replaced:
             self._replaced = self._outbox.replaced
             log.error("%s", self._replaced)
@@ -148,7 +158,7 @@ class Publisher:
 
         The counts wait until the outbox is being emptied: an event would only push out one more verdict.
         """
-        if self._outbox.is_full or not any(lost := self._outbox.unreported):
+        if self.trouble or self._outbox.is_full or not any(lost := self._outbox.unreported):
             return
         text = (
             f"The outbox was full: the oldest {lost.images} pictures and {lost.results} verdicts were dropped. "
@@ -174,6 +184,11 @@ class Publisher:
         return self._broker.outcome.status in ("refused", "certificate")
 
     @property
+    def trouble(self) -> str | None:
+        """Why the disk takes nothing, a sentence; None where it does."""
+        return self._outbox.trouble
+
+    @property
     def outbox(self) -> Outbox:
         return self._outbox
 
@@ -194,6 +209,21 @@ class Publisher:
             self._evicting = True
             log.error("The outbox is full. The oldest pictures make room, then the oldest verdicts; all are counted.")
         self._committed = self._monotonic()
+
+    def _notice_storage(self) -> None:
+        """Say when verdicts begin to be held in memory, and when the disk has them all again."""
+        before, self._trouble = self._trouble, self.trouble
+        if (before is None) == (self._trouble is None):
+            return
+        if self._trouble is not None:
+            text = f"{self._trouble} Verdicts are held in memory; those that the broker doesn't get can be lost."
+            log.error("%s", text)
+            self._commit([self._event("outbox_in_memory", "alarm", text, {})])
+        else:
+            text = "The disk takes verdicts again, and has all that were held in memory."
+            log.warning("%s", text)
+            self._commit([self._event("outbox_on_disk", "info", text, {"most_held": self._outbox.most_held})])
+        self.announce(self._online())
 
     def _collect(self) -> None:
         """Take the broker's answers from the session."""
@@ -236,24 +266,39 @@ class Publisher:
 
     def _online(self) -> State:
         orders, model = self._orders(), self._model()
+        storage: Literal["disk", "memory"] = "memory" if self.trouble else "disk"
         if orders is None:
-            return self._origin.state("online", self._engine(), model=model)
+            return self._origin.state("online", self._engine(), model=model, storage=storage)
         threshold, paused = orders.threshold, orders.paused
-        return self._origin.state("online", self._engine(), threshold=threshold, paused=paused, model=model)
+        return self._origin.state(
+            "online", self._engine(), threshold=threshold, paused=paused, model=model, storage=storage
+        )
 
     def _suspect_poison(self) -> None:
         """A broker hangs up on a message, every time: give up that one, not the connection.
 
         On an image that is over its size limit: it is dropped. On an ack or event that this user may not publish: it
-        stays in the outbox until the agent's next start, and verdicts don't wait for it. Verdicts are never given up.
+        stays in the outbox until the agent's next start, and verdicts don't wait for it. Verdicts are never given up:
+        they are sent again at each connection, which are ever rarer, and the log says why they may not get through.
         """
         first = next(iter(self._sent.values()), None)
-        if first is None or first.row.kind == "result":
+        if first is None:
             return
         self._suspected[first.row.id] += 1
+        while len(self._suspected) > SUSPECTS:
+            del self._suspected[next(iter(self._suspected))]
         if self._suspected[first.row.id] < POISON_AFTER:
             return
-        if first.row.kind == "event":
+        if first.row.kind == "result":
+            if not self._hang_ups_logged:
+                self._hang_ups_logged = True
+                log.error(
+                    "%d connections have ended with the same verdict on %s unanswered. It stays in the outbox. "
+                    "Some brokers hang up on who may not write there: allow this user to.",
+                    POISON_AFTER,
+                    first.row.topic,
+                )
+        elif first.row.kind == "event":
             self._set_aside.add(first.row.id)
             log.error(
                 "The broker hangs up whenever it gets a message on %s; it stays in the outbox until the agent's next "

@@ -156,7 +156,7 @@ class CommandDesk:
         elif known is not None and command_id is not None:
             self._repeat(command_id, known, parsed, received)
         elif (refusal := self._refusal(parsed, received)) is not None:
-            self._refuse(parsed, refusal, received, remember=True)
+            self._refuse(parsed, refusal, received, remember=refusal.reason != "no_storage")
         elif parsed.request is not None:
             self._accept(parsed.request, parsed.digest, received)
 
@@ -168,6 +168,8 @@ class CommandDesk:
             return Refusal("wrong_topic", f"Publish commands on {self._origin.topics.of('cmd')}.")
         if not self._config.enabled:
             return Refusal("switched_off", "This agent takes no commands. commands.enabled of its file allows them.")
+        if self._publisher.trouble:
+            return Refusal("no_storage", f"Commands are for a disk that remembers them. {self._publisher.trouble}")
         if (request := parsed.request) is None:
             return parsed.refusal
         if request.issued_by not in self._config.issuers:
