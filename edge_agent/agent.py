@@ -29,6 +29,7 @@ from edge_agent.health import Tally
 from edge_agent.identity import Identity
 from edge_agent.messages import Model, Origin, Result, Topics, encode
 from edge_agent.models.judge import Judge, Judges
+from edge_agent.onlookers import make_onlookers
 from edge_agent.outbox import Outbox
 from edge_agent.pictures import Album
 from edge_agent.pipeline import QUEUED_VERDICTS, Decided, deliver, inspect, show
@@ -107,6 +108,7 @@ def run(
             config.commands, connection, publisher, origin, control, judges, standing,
             engine=engine_state.in_service, wake=lambda: wake(decided),
         )  # fmt: skip
+        onlookers = make_onlookers(config, engine_state)
         connection.start(wait_s=FIRST_CONNECTION_S)
         last_stage = partial(
             deliver,
@@ -120,6 +122,7 @@ def run(
             engine_state=engine_state,
             beat=_now_and_then(watchdog.alive),
             desk=desk,
+            onlookers=onlookers,
         )
         watchdog.ready(f"The engine {judges.in_service(None, config.camera).engine.name} serves.")
         try:
@@ -132,9 +135,11 @@ def run(
                 control=control,
                 publish_maps=maps.publish,
                 album=album,
+                onlookers=onlookers,
             )
         finally:
             watchdog.stopping()
+            onlookers.close()
             broker = connection.outcome.text
             connection.close()
             left = len(outbox)

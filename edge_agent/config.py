@@ -24,7 +24,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from edge_agent.cameras.settings import CAMERA_KINDS, CameraConfig
+from edge_agent.drift.settings import DriftConfig
 from edge_agent.settings import ConfigPath, Settings
+from edge_agent.spool.settings import SpoolConfig
 
 Location = tuple[str | int, ...]
 SECRET_SETTINGS = ("password", "url", "pipeline")  # what errors never show
@@ -123,9 +125,9 @@ class OutboxConfig(Settings):
     path: ConfigPath = Path("outbox.db")
     max_rows: int = Field(default=200_000, ge=100)
     max_bytes: int = Field(default=512 * 1024**2, ge=1024**2)
-
-
     memory_rows: int = Field(default=10_000, ge=0, le=1_000_000)  # held while the disk takes nothing; 0: the agent ends
+
+
 class AnomalyMapConfig(Settings):
     """What happens to the anomaly maps of rejected parts."""
 
@@ -189,6 +191,8 @@ class AgentConfig(Settings):
     outbox: OutboxConfig = OutboxConfig()
     anomaly_maps: AnomalyMapConfig = AnomalyMapConfig()
     commands: CommandsConfig = CommandsConfig()
+    spool: SpoolConfig = SpoolConfig()
+    drift: DriftConfig = DriftConfig()
     health_interval_s: float = Field(default=10.0, gt=0.0)
 
     @model_validator(mode="after")

@@ -32,6 +32,11 @@ class EngineState:
             self._events.append((incident.kind, SEVERITIES[incident.kind], incident.text))
         self._wake()
 
+    def note_event(self, event: EventNote) -> None:
+        with self._lock:
+            self._events.append(event)
+        self._wake()
+
     def take(self) -> tuple[bool, list[EventNote]]:
         """Has the status changed since the last call, and which events came."""
         with self._lock:

@@ -4,8 +4,9 @@ import time
 from collections import Counter
 
 from edge_agent import clock
-from edge_agent.messages import Health, Origin, Result, Verdict
+from edge_agent.messages import DriftOfHealth, Health, Origin, Result, Verdict
 from edge_agent.outbox import Outbox
+from edge_agent.spool.spool import SpoolState
 
 
 class Tally:
@@ -28,7 +29,16 @@ class Tally:
     def uptime_s(self) -> float:
         return time.monotonic() - self._started
 
-    def health(self, origin: Origin, outbox: Outbox, *, engine_restarts: int = 0, commands_refused: int = 0) -> Health:
+    def health(
+        self,
+        origin: Origin,
+        outbox: Outbox,
+        *,
+        engine_restarts: int = 0,
+        commands_refused: int = 0,
+        spool: SpoolState = SpoolState(),
+        drift: tuple[DriftOfHealth, ...] = (),
+    ) -> Health:
         """The state of things now; latencies start anew with each call."""
         latencies, self._latencies_ms = self._latencies_ms, []
         return Health(
@@ -42,10 +52,14 @@ class Tally:
             latency_max_ms=max(latencies) if latencies else None,
             engine_restarts=engine_restarts,
             commands_refused=commands_refused,
+            spool_files=spool.files,
+            spool_size_bytes=spool.size_bytes,
+            spool_dropped=spool.dropped,
+            drift=drift,
             outbox_rows=len(outbox),
             outbox_size_bytes=outbox.size_bytes,
+            outbox_held=outbox.held,
             evicted_results=outbox.evicted.results,
             evicted_images=outbox.evicted.images,
             time_sync=clock.time_sync(),
         )
-            outbox_held=outbox.held,

@@ -25,6 +25,11 @@ def encode_frame(image: np.ndarray) -> bytes:
     return _png(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
 
+def encode_grey(image: np.ndarray) -> bytes:
+    """uint8 [h, w] as a grey PNG, without loss."""
+    return _png(image)
+
+
 def overlay(image: np.ndarray, anomaly_map: np.ndarray) -> np.ndarray:
     """uint8 [h, w, 3] RGB: the part in grey, coloured towards the pixel threshold, areas above it outlined.
 

@@ -25,6 +25,7 @@ from edge_agent.engines import Scores
 from edge_agent.health import Tally
 from edge_agent.messages import ImageSize, Origin, RegionOfResult, Result, encode
 from edge_agent.models.judge import Judge, Judges
+from edge_agent.onlookers import Onlookers
 from edge_agent.outbox import Message
 from edge_agent.pictures import Album, PictureError, encode_map
 from edge_agent.preprocess import ImageError, prepare
@@ -53,6 +54,7 @@ class Taken:
     image: np.ndarray | None = None  # uint8 [height, width, 3] at model size
     reason: UnknownReason | None = None
     detail: str | None = None
+    held: np.ndarray | None = None  # the whole frame's pixels, where an onlooker may want them
     answer: Answer | None = None  # of a question to the engine, which is no part: it gets the scores, nobody else does
 
 
@@ -84,7 +86,12 @@ class Decided:
 
 
 def take_frames(
-    camera: Camera, taken: "Queue[Taken | None]", judges: Judges, name: str, control: Control | None = None
+    camera: Camera,
+    taken: "Queue[Taken | None]",
+    judges: Judges,
+    name: str,
+    control: Control | None = None,
+    onlookers: Onlookers = Onlookers(),
 ) -> None:
     """Stage 1 of 4: Camera -> Taken. Numbers the frames, gives each its judge, crops and resizes them for it.
 
@@ -93,7 +100,7 @@ def take_frames(
     for sequence, frame in enumerate(camera.frames()):
         if control is not None:
             control.show(sequence, frame)
-        taken.put(_prepare(sequence, frame, judges.take(None, name)))
+        taken.put(_prepare(sequence, frame, judges.take(None, name), onlookers))
     taken.put(None)
 
 
@@ -138,6 +145,7 @@ def decide_parts(
     control: Control,
     publish_maps: bool,
     album: Album | None,
+    onlookers: Onlookers = Onlookers(),
 ) -> None:
     """Stage 3 of 4: Scored -> Decided. Gives the verdict and writes the messages; pictures rejects."""
     trouble: str | None = None
@@ -162,6 +170,8 @@ def decide_parts(
                     trouble = str(error)
         decided.put(Decided(result, tuple(messages)))
         control.hand_on()
+        taken = part.taken  # after the verdict is on its way
+        onlookers.see(result, result, taken.judge.preprocessing, taken.image, taken.held)
     decided.put(None)
 
 
@@ -178,6 +188,7 @@ def deliver(
     engine_state: EngineState | None = None,
     beat: Callable[[], None] = lambda: None,
     desk: CommandDesk | None = None,
+    onlookers: Onlookers = Onlookers(),
 ) -> None:
     """Stage 4 of 4: Decided -> outbox -> broker. All that waits becomes durable in one sync; then it is given.
 
@@ -205,9 +216,14 @@ def deliver(
         if time.monotonic() >= health_due:
             health_due = time.monotonic() + health_interval_s
             publisher.report_evicted()
-            refused = desk.refused if desk else 0
-            restarts = engine_state.restarts
-            health = tally.health(origin, publisher.outbox, engine_restarts=restarts, commands_refused=refused)
+            health = tally.health(
+                origin,
+                publisher.outbox,
+                engine_restarts=engine_state.restarts,
+                commands_refused=desk.refused if desk else 0,
+                spool=onlookers.spool_state,
+                drift=onlookers.drift_state,
+            )
             publisher.tell(origin.topics.of("health"), encode(health))
         ended = None in items
     if desk is not None:
@@ -245,6 +261,7 @@ def inspect(
     control: Control | None = None,
     publish_maps: bool = True,
     album: Album | None = None,
+    onlookers: Onlookers = Onlookers(),
 ) -> None:
     """Run the four stages until the camera ends or is closed. StageError where one of them broke down.
 
@@ -255,10 +272,10 @@ def inspect(
     scored: Queue[Scored | None] = Queue(QUEUED_FRAMES)
     control = control or Control(threshold)
     control.connect(partial(_pose, taken, judges))
-    decide_all = partial(decide_parts, control=control, publish_maps=publish_maps, album=album)
+    decide_all = partial(decide_parts, control=control, publish_maps=publish_maps, album=album, onlookers=onlookers)
     run_stages(
         [
-            Stage("camera", lambda: take_frames(camera, taken, judges, origin.camera, control), None, taken),
+            Stage("camera", lambda: take_frames(camera, taken, judges, origin.camera, control, onlookers), None, taken),
             Stage("engine", lambda: score_frames(taken, scored, judges), taken, scored),
             Stage("decision", lambda: decide_all(scored, decided, origin), scored, decided),
             Stage("delivery", lambda: last_stage(decided), decided, None),
@@ -334,12 +351,13 @@ def _finish(part: Begun) -> Scored:
         return Scored(part.taken, None, "engine_failed", str(error))
 
 
-def _prepare(sequence: int, frame: Frame, judge: Judge) -> Taken:
+def _prepare(sequence: int, frame: Frame, judge: Judge, onlookers: Onlookers = Onlookers()) -> Taken:
     size = None if frame.image is None else (frame.image.shape[1], frame.image.shape[0])
     slim = Frame(frame.name, frame.captured_at, frame.ts_mono_ns, error=frame.error, reason=frame.reason)
     if frame.image is None:
         return Taken(sequence, judge, slim, None, reason=frame.reason or "no_frame", detail=frame.error)
     try:
-        return Taken(sequence, judge, slim, size, prepare(frame.image, judge.preprocessing))
+        image = prepare(frame.image, judge.preprocessing)
+        return Taken(sequence, judge, slim, size, image, held=onlookers.hold(frame.image))
     except ImageError as error:
         return Taken(sequence, judge, slim, size, reason="wrong_size", detail=str(error))

@@ -30,6 +30,8 @@ from train.data.samples import (
 )
 from train.data.table import is_table, open_table
 
+UNCERTAIN = "uncertain"  # beside good/: frames that the line's agent kept for a person to judge
+
 __all__ = ["DataError", "Dataset", "Sample", "Skipped", "digest", "open_dataset"]
 
 
@@ -118,13 +120,16 @@ def _open_mvtec(folder: Path, train: Path) -> Dataset:
 
 def _open_good_bad(folder: Path, good: Path) -> Dataset:
     bad, ground_truth = walk.child(folder, "bad"), walk.child(folder, "ground_truth")
-    others = [path for path in walk.holding_images(folder) if path not in (good, bad, ground_truth)]
+    uncertain = walk.child(folder, UNCERTAIN)
+    others = [path for path in walk.holding_images(folder) if path not in (good, bad, ground_truth, uncertain)]
     if others:
         raise DataError(
             f"{shown(folder)} holds {walk.listed(path.name for path in others)} beside good/. Move defective parts "
             f"into bad/ (bad/{shown(others[0].name)}, for one) and all else out of {shown(folder)}."
         )
     loose = walk.loose(folder, "in good or bad")
+    if uncertain and walk.images(uncertain):
+        loose += walk.unused([uncertain], "look at them, and move each into good/ or bad/")
     images = walk.images_or_error(good, "good images")
     if bad is None:
         return make_dataset(folder, "flat", [Sample(path, "train", GOOD) for path in images], loose)

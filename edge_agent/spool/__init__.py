@@ -1,0 +1,1 @@
+"""Frames that the next training can use, kept on disk while the line runs. docs/retraining.md."""
