@@ -12,6 +12,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from edge_agent.commands.requests import COMMANDS, KNOWN, Command
 from edge_agent.messages import PAYLOADS, SCHEMA_VERSION, write_schemas
+from edge_agent.parts.requests import TriggerRequest
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TREE = "{prefix}/v1/{site}/{line}/{station}/{camera}"
@@ -20,7 +21,7 @@ LEVELS = {
     "site": "`topic.site`.",
     "line": "`topic.line`.",
     "station": "`topic.station`.",
-    "camera": "The camera's name.",
+    "camera": "The camera's name; with several cameras `parts.name`, but for pictures.",
 }
 TITLES = {
     "result": "The verdict on one part.",
@@ -36,9 +37,9 @@ PICTURES = {
 
 
 def asyncapi() -> dict[str, Any]:
-    """AsyncAPI 3.0, from the agent's point of view: it sends all but the commands, which it receives."""
+    """AsyncAPI 3.0, from the agent's point of view: it sends all but commands and triggers, which it receives."""
     models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "serialization") for model in PAYLOADS.values()]
-    models += [(model, "validation") for model in get_args(Command)]
+    models += [(model, "validation") for model in (*get_args(Command), TriggerRequest)]
     names, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     schemas = dict(definitions["$defs"])
     payloads = {leaf: names[(model, "serialization")]["$ref"] for leaf, model in PAYLOADS.items()}
@@ -74,6 +75,20 @@ def asyncapi() -> dict[str, Any]:
         "bindings": {"mqtt": {"qos": 1, "bindingVersion": "0.2.0"}},
         "reply": {"channel": _ref("#/channels/ack")},
     }
+    title = "A part is there; never retained."
+    channels["trigger"] = _channel(f"{TREE}/trigger", title, "trigger")
+    messages["trigger"] = {
+        "title": title,
+        "contentType": "application/json",
+        "correlationId": {"description": "Comes back in `result`.", "location": "$message.payload#/trigger_id"},
+        "payload": _ref(names[(TriggerRequest, "validation")]["$ref"]),
+    }
+    operations["receive_trigger"] = {
+        "action": "receive",
+        "channel": _ref("#/channels/trigger"),
+        "bindings": {"mqtt": {"qos": 1, "bindingVersion": "0.2.0"}},
+        "reply": {"channel": _ref("#/channels/result")},
+    }
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -95,9 +110,14 @@ def command_schema() -> dict[str, Any]:
     return {"$schema": DIALECT, "title": "Command", **COMMANDS.json_schema()}
 
 
+def trigger_schema() -> dict[str, Any]:
+    """JSON Schema of what may be sent on `trigger`."""
+    return {"$schema": DIALECT, **TriggerRequest.model_json_schema()}
+
+
 def documents() -> dict[str, dict[str, Any]]:
     """By file name; the schemas of the other topics are `messages.json_schemas`."""
-    return {"asyncapi.json": asyncapi(), "cmd.json": command_schema()}
+    return {"asyncapi.json": asyncapi(), "cmd.json": command_schema(), "trigger.json": trigger_schema()}
 
 
 def write_documents(folder: Path) -> None:

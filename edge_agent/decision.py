@@ -8,14 +8,17 @@ import numpy as np
 
 from edge_agent.cameras.frame import CameraReason
 from edge_agent.engines import Scores
+from edge_agent.parts.part import PartReason
 from edge_agent.preprocess import Preprocessing
 
 Verdict = Literal["pass", "reject", "unknown"]
 
-# Why a verdict is `unknown`; closed, subscribers may switch on it. The camera gives its own, and the pipeline adds
-# engine_failed and a frame that is smaller than the model's crop (wrong_size); decide() gives the others.
+# Why a verdict is `unknown`; closed, subscribers may switch on it. The camera gives its own, parts without a picture
+# have theirs, and the pipeline adds engine_failed and a frame that is smaller than the model's crop (wrong_size);
+# decide() gives the others.
 UnknownReason = Literal[
     CameraReason,
+    PartReason,
     "paused",  # a command has told the agent to judge no parts
     "engine_failed",  # the engine raised, or died
     "wrong_shape",  # it answered with something else than one score and one anomaly map

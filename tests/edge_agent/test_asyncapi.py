@@ -10,6 +10,7 @@ import pytest
 from edge_agent.asyncapi import asyncapi, documents
 from edge_agent.commands.requests import COMMANDS, KNOWN
 from edge_agent.messages import PAYLOADS, Leaf, Topics, encode, json_schemas
+from edge_agent.parts.requests import TriggerRequest
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 EXAMPLES = sorted((SCHEMAS / "examples").glob("*.json"))
@@ -60,7 +61,7 @@ def test_every_topic_is_a_channel_whose_address_is_the_agents_own():
 
 def test_there_is_an_example_of_every_payload_and_every_command():
     recorded = {path.stem.split(".")[0] for path in EXAMPLES}
-    assert recorded == {*PAYLOADS, "cmd"}
+    assert recorded == {*PAYLOADS, "cmd", "trigger"}
     assert {json.loads(path.read_text())["command"] for path in EXAMPLES if path.stem.startswith("cmd.")} == set(KNOWN)
 
 
@@ -70,6 +71,8 @@ def test_what_an_agent_said_is_what_the_models_say(path):
     if leaf == "cmd":
         sent = COMMANDS.validate_python(json.loads(text))
         assert sent.model_dump(exclude_unset=True) == json.loads(text)
+    elif leaf == "trigger":
+        assert TriggerRequest.model_validate_json(text).model_dump(exclude_unset=True) == json.loads(text)
     else:
         assert json.loads(encode(PAYLOADS[leaf].model_validate_json(text))) == json.loads(text)
 
