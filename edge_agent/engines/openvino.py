@@ -1,6 +1,7 @@
 """OpenVINO on the CPU, for line PCs without an NVIDIA GPU: often faster than ONNX Runtime, in bfloat16 by far."""
 
 import importlib
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -28,9 +29,8 @@ class OpenVinoEngine:
             raise EngineError(f"precision is {precision!r}. OpenVINO takes float32, bfloat16 or auto.")
         if threads is not None and threads < 1:
             raise EngineError(f"threads is {threads}; an engine needs at least 1. Leave it out for one per core.")
-        openvino = _import()
-        core = openvino.Core()
-        has_bfloat16 = supports_bfloat16(core)
+        openvino, core = _import(), _core()
+        has_bfloat16 = supports_bfloat16()
         if precision == "bfloat16" and not has_bfloat16:
             raise EngineError("This CPU computes no bfloat16 (no AVX-512 BF16 or AMX). Set precision to float32.")
         if precision == "auto":
@@ -108,10 +108,19 @@ def permute_by_convolution(graph: Any) -> int:
     return count
 
 
-def supports_bfloat16(core: Any = None) -> bool:
+def supports_bfloat16() -> bool:
     """Has this CPU instructions for it? Emulation would only be slow."""
-    core = core or _import().Core()
-    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
+    """One for the whole process, never given back.
+
+    The CPU plugin moves its thread's signal stack (sigaltstack) into memory of its own and frees that with the core;
+    where two cores overlapped, the stack stays there, and the next signal is a segmentation fault.
+    """
+    return _import().Core()
 
 
 def _import() -> Any:

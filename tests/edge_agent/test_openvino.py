@@ -1,5 +1,6 @@
 """OpenVINO answers as the model does, in the precision that it was told, and refuses what is no contract."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -99,7 +100,7 @@ def test_bfloat16_is_bfloat16_where_the_cpu_has_it_and_refused_where_not(monkeyp
     exact, found = OnnxRuntimeEngine(model).run(images), engine.run(images)
     error = np.abs(found.raw_score / exact.raw_score - 1.0).max()
     assert 1e-5 < error < 2e-2  # bfloat16 has 8 bits
-    monkeypatch.setattr(engine_of_openvino, "supports_bfloat16", lambda core: False)
+    monkeypatch.setattr(engine_of_openvino, "supports_bfloat16", lambda: False)
     assert OpenVinoEngine(model).precision == "float32"
     with pytest.raises(EngineError, match="Set precision to float32"):
         OpenVinoEngine(model, precision="bfloat16")
@@ -140,3 +141,27 @@ def test_without_openvino_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(EngineError, match=r"OpenVINO can't be loaded .* pip install faultline\[openvino\]"):
         OpenVinoEngine(tiny_model())
+
+
+OVERLAPPING = """
+import os, signal, sys
+from pathlib import Path
+from edge_agent.engines.openvino import OpenVinoEngine
+arrived = []
+signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
+model = Path(sys.argv[1]).read_bytes()
+first = OpenVinoEngine(model, threads=1)
+second = OpenVinoEngine(model, threads=1)
+first.close(); del first
+second.close(); del second
+os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(0 if arrived else 1)
+"""
+
+
+def test_a_signal_after_two_engines_were_closed_is_no_segmentation_fault(tmp_path):
+    model = tmp_path / "model.onnx"
+    model.write_bytes(tiny_model())
+    command = [sys.executable, "-c", OVERLAPPING, model]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
