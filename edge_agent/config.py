@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails
 
 from edge_agent.cameras.settings import CAMERA_KINDS, CameraConfig
 from edge_agent.drift.settings import DriftConfig
+from edge_agent.models.settings import ModelsConfig
 from edge_agent.settings import ConfigPath, Settings
 from edge_agent.spool.settings import SpoolConfig
 
@@ -151,6 +152,14 @@ class ThresholdLimits(Settings):
         return self
 
 
+class RoiLimits(Settings):
+    """What set_roi may do to the crop of the bundle in service (to the whole frame, where it has none)."""
+
+    max_shift_px: int = Field(default=50, ge=0)  # of the crop's centre, in each direction
+    min_scale: float = Field(default=0.9, gt=0.0, le=1.0, allow_inf_nan=False)  # of its width, and of its height
+    max_scale: float = Field(default=1.1, ge=1.0, allow_inf_nan=False)
+
+
 COMMANDS_REMEMBERED = 1000  # ids; a command must have expired before its id is forgotten
 
 
@@ -163,6 +172,7 @@ class CommandsConfig(Settings):
     per_minute: int = Field(default=10, ge=1, le=1000)
     allow_free_running_clock: bool = False  # judge expires_at by a clock that nothing disciplines
     threshold: ThresholdLimits = ThresholdLimits()
+    roi: RoiLimits = RoiLimits()
     audit_file: ConfigPath = Path("commands.log")
 
     @model_validator(mode="after")
@@ -191,6 +201,7 @@ class AgentConfig(Settings):
     outbox: OutboxConfig = OutboxConfig()
     anomaly_maps: AnomalyMapConfig = AnomalyMapConfig()
     commands: CommandsConfig = CommandsConfig()
+    models: ModelsConfig = ModelsConfig()
     spool: SpoolConfig = SpoolConfig()
     drift: DriftConfig = DriftConfig()
     health_interval_s: float = Field(default=10.0, gt=0.0)

@@ -1,4 +1,4 @@
-"""What the engine's keeper has to say, from its threads to the stage that publishes."""
+"""What the engines' keepers have to say, from their threads to the stage that publishes."""
 
 import threading
 from collections.abc import Callable
@@ -20,12 +20,17 @@ class EngineState:
         self._status: Status | None = None
         self._fresh = False
         self._events: list[EventNote] = []
+        self._restarts = 0
 
     def note_status(self, status: Status) -> None:
         with self._lock:
             self._fresh = self._fresh or self._status is not None  # the first one goes out with the connection
             self._status = status
         self._wake()
+
+    def count_restarts(self, more: int) -> None:
+        with self._lock:
+            self._restarts += more
 
     def note_incident(self, incident: Incident) -> None:
         with self._lock:
@@ -46,15 +51,52 @@ class EngineState:
 
     @property
     def restarts(self) -> int:
-        return 0 if self._status is None else self._status.restarts
+        """New processes since the agent's start, of all engines that were in service."""
+        return self._restarts
 
     def in_service(self) -> EngineInService | None:
         """The status as it is published."""
         status = self._status
-        return None if status is None else in_service(status)
+        return None if status is None else in_service(status, self._restarts)
 
 
-def in_service(status: Status) -> EngineInService:
+class Voice:
+    """Of one engine's keeper: passed on while its bundle serves; before and after that nobody hears it."""
+
+    def __init__(self, state: EngineState, *, speaks: bool):
+        self._state, self._speaks = state, speaks
+        self._lock = threading.Lock()
+        self._status: Status | None = None
+
+    @property
+    def status(self) -> Status | None:
+        return self._status
+
+    def note_status(self, status: Status) -> None:
+        with self._lock:
+            more = status.restarts - (0 if self._status is None else self._status.restarts)
+            self._status, speaks = status, self._speaks
+        if speaks:
+            self._state.count_restarts(more)
+            self._state.note_status(status)
+
+    def note_incident(self, incident: Incident) -> None:
+        if self._speaks:
+            self._state.note_incident(incident)
+
+    def speak(self) -> None:
+        """Its bundle serves from now on."""
+        with self._lock:
+            self._speaks, status = True, self._status
+        if status is not None:
+            self._state.note_status(status)
+
+    def be_silent(self) -> None:
+        with self._lock:
+            self._speaks = False
+
+
+def in_service(status: Status, restarts: int) -> EngineInService:
     building = status.building
     return EngineInService(
         name=status.name,
@@ -64,7 +106,7 @@ def in_service(status: Status) -> EngineInService:
         asked=status.asked,
         chosen=status.chosen,
         fallback=status.fallback,
-        restarts=status.restarts,
+        restarts=restarts,
         refused=tuple(
             RefusedEngine(name=str(each.candidate), reason=each.reason, latency_ms=each.latency_ms)
             for each in status.refused

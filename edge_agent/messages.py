@@ -22,6 +22,10 @@ EventName = Literal[
     "identity_clash",
     "engine_failed",
     "engine_refused",
+    "model_changed",
+    "model_refused",
+    "model_rolled_back",
+    "model_record_lost",
     "command",
     "camera_lost",
     "camera_back",
@@ -58,6 +62,13 @@ AckReason = Literal[
     "disagrees",
     "engine_failed",
     "interrupted",
+    "unknown_bundle",
+    "bad_bundle",
+    "wrong_product",
+    "not_newer",
+    "not_proved",
+    "too_few_parts",
+    "not_written",
 ]
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
@@ -100,6 +111,9 @@ class Payload(Part):
     camera: str = Field(description="Which camera of the device.")
     boot: int = Field(ge=1, description="Raised by one at every start of the agent; starts at random in a new outbox.")
     ts: str = Field(description="RFC 3339, UTC with Z, microseconds. Results: of the trigger, else of the frame.")
+
+
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels of the whole upright frame
 
 
 class Model(Part):
@@ -285,6 +299,14 @@ class Golden(Part):
     verdict_flips: int
 
 
+class Compared(Part):
+    """What both bundles said of the same parts before a change of model; only the old one's verdicts counted."""
+
+    parts: int = Field(ge=0, description="That both scored.")
+    flips: int = Field(ge=0, description="The new bundle's verdict was another one, or none.")
+    unknown: int = Field(ge=0, description="Of the flips: the new bundle gave no verdict.")
+
+
 class Commanded(Part):
     """Which command, from whom, and what came of it. Nothing else of what was sent is ever repeated."""
 
@@ -298,6 +320,11 @@ class Commanded(Part):
     threshold_before: float | None = Field(default=None, description="set_threshold: until now.")
     result_id: str | None = Field(default=None, description="snapshot: of the frame, and of its verdict.")
     golden: Golden | None = Field(default=None, description="self_test: what was measured.")
+    model: Model | None = Field(default=None, description="reload_model, rollback: in service from now on.")
+    model_before: Model | None = Field(default=None, description="reload_model, rollback: until now.")
+    compared: Compared | None = Field(default=None, description="reload_model with shadow_parts: what came of it.")
+    roi: Box | None = Field(default=None, description="set_roi: in force from now on; null: the bundle's own crop.")
+    roi_before: Box | None = Field(default=None, description="set_roi: until now.")
 
 
 class Ack(Commanded, Payload):

@@ -28,13 +28,15 @@ def serve_bundle(
     builder: Builder = build_candidate,
     on_change: Callable[[Status], None] = lambda status: None,
     on_incident: Callable[[Incident], None] = lambda incident: None,
+    closing: threading.Event | None = None,
 ) -> Supervisor:
     """Choose among the candidates, and keep the best one in service; returns once one serves. NoEngine: none can.
 
     asked: the configured kind; "auto" takes whatever is fastest, anything else is what should serve in the end.
-    fallback: ONNX Runtime serves where that can't, or isn't built yet.
+    fallback: ONNX Runtime serves where that can't, or isn't built yet. closing: where it becomes set, all that was
+    started ends; `close` of the Supervisor sets it.
     """
-    closing = threading.Event()
+    closing = closing or threading.Event()
     prove_it: ProveIt = lambda candidate, measure: prove(  # noqa: E731
         bundle, candidate, opener=opener, timeout_s=timeout_s, measure=measure, cancelled=closing
     )

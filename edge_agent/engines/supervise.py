@@ -107,6 +107,11 @@ class Supervisor:
         return self._status
 
     @property
+    def building(self) -> bool:
+        """Engine files are being built: what serves now may not be what serves in the end."""
+        return any(thread.is_alive() for thread in self._threads[1:])
+
+    @property
     def pid(self) -> int | None:
         """Of the process that serves."""
         serving = self._serving
