@@ -22,13 +22,13 @@ from edge_agent.connection import Connection, Will
 from edge_agent.control import Control
 from edge_agent.engine_state import EngineState
 from edge_agent.engines.build import Builder, build_candidate
-from edge_agent.engines.child import Candidate, Opener, open_candidate
-from edge_agent.engines.choose import candidates
-from edge_agent.engines.serve import serve_bundle
+from edge_agent.engines.child import Opener, open_candidate
 from edge_agent.health import Tally
 from edge_agent.identity import Identity
 from edge_agent.messages import Model, Origin, Result, Topics, encode
-from edge_agent.models.judge import Judge, Judges
+from edge_agent.models.appoint import Appointer
+from edge_agent.models.boot import Register, start
+from edge_agent.models.judge import Judges
 from edge_agent.onlookers import make_onlookers
 from edge_agent.outbox import Outbox
 from edge_agent.pictures import Album
@@ -69,18 +69,20 @@ def run(
     StageError when a stage breaks down later.
     """
     config.mqtt.read_password()  # a missing file shows now, not at the first connection
-    bundle = open_bundle(config.bundle, public_key=config.public_key)
     camera = open_camera(config.cameras[config.camera])
     maps = config.anomaly_maps
     tally = Tally()
     decided: Queue[Decided | Wake | None] = Queue(QUEUED_VERDICTS)
     engine_state, watchdog = EngineState(wake=lambda: wake(decided)), Watchdog()
+    register = Register(config.models.record, read_only=dry_run)
+    appointer = Appointer(config, engine_state, opener=opener, builder=builder)
 
     def stop() -> None:
         camera.close()
         wake(decided)
 
-    with _judges(config, bundle, engine_state, opener, builder) as judges, _stop_signals(stop) as stopping:
+    with _judges(config, register, appointer, engine_state) as judges, _stop_signals(stop) as stopping:
+        bundle = judges.in_service(None, config.camera).bundle
         if dry_run:
             last = partial(show, tally=tally, given=given)
             inspect(camera, judges, _origin(config, bundle, 1), decided, last, threshold=config.threshold)
@@ -148,41 +150,23 @@ def run(
 
 
 @contextmanager
-def _judges(
-    config: AgentConfig, bundle: Bundle, state: EngineState, opener: Opener, builder: Builder
-) -> Iterator[Judges]:
+def _judges(config: AgentConfig, register: Register, appointer: Appointer, state: EngineState) -> Iterator[Judges]:
     """Who judges, and the end of their engines."""
-    settings = config.engine
-    engine = serve_bundle(
-        bundle,
-        engine_candidates(config),
-        asked=settings.kind,
-        fallback=settings.fallback,
-        threads=settings.threads,
-        timeout_s=settings.timeout_s,
-        wait_s=settings.wait_s,
-        opener=opener,
-        builder=builder,
-        on_change=state.note_status,
-        on_incident=state.note_incident,
+    started = start(
+        (None, config.camera),
+        config.bundle,
+        register,
+        lambda folder: open_bundle(folder, public_key=config.public_key),
+        appointer.appoint,
+        allow_older=config.models.allow_older,
     )
-    judges = Judges({(None, config.camera): Judge.of(bundle, engine)})
+    for note in started.notes:
+        state.note_event(note)
+    judges = Judges({(None, config.camera): started.judge})
     try:
         yield judges
     finally:
         judges.close()
-
-
-def engine_candidates(config: AgentConfig) -> list[Candidate]:
-    """What `engine` of the configuration allows on this machine."""
-    settings = config.engine
-    return candidates(
-        settings.kind,
-        precision=settings.precision,
-        threads=settings.threads,
-        device=settings.device,
-        cache=None if settings.cache is None else str(settings.cache.absolute()),
-    )
 
 
 def _now_and_then(call: Callable[[], None], interval_s: float = 1.0) -> Callable[[], None]:

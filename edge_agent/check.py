@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.agent import engine_candidates
 from edge_agent.bundle import Bundle, BundleError, open_bundle, read_golden
 from edge_agent.cameras import CameraError
 from edge_agent.cameras.open import open_camera
@@ -16,6 +15,7 @@ from edge_agent.connection import probe
 from edge_agent.engines.child import Candidate
 from edge_agent.engines.choose import NoEngine, prove
 from edge_agent.engines.serve import choose_with_fallback
+from edge_agent.models.appoint import engine_candidates
 from edge_agent.preprocess import ImageError, prepare
 
 CAMERA_PATIENCE_S = 60.0

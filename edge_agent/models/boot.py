@@ -7,14 +7,14 @@ from pathlib import Path
 
 from edge_agent.bundle import Bundle, BundleError
 from edge_agent.engine_state import EventNote
-from edge_agent.engines import EngineError, Slotted
+from edge_agent.engines import EngineError
 from edge_agent.models.judge import Judge, Key
 from edge_agent.models.record import Entry, RecordError, Served, read_record, write_record
 
 log = logging.getLogger(__name__)
 
 Open = Callable[[Path], Bundle]
-Serve = Callable[[Bundle], Slotted]  # an engine of this bundle that has passed its golden set; EngineError otherwise
+Appoint = Callable[[Bundle], Judge]  # on an engine that has passed its golden set; EngineError where none can
 
 
 class Register:
@@ -50,7 +50,7 @@ class _Option:
 
 
 def start(
-    key: Key, configured: Path, register: Register, open_it: Open, serve: Serve, *, allow_older: bool = False
+    key: Key, configured: Path, register: Register, open_it: Open, appoint: Appoint, *, allow_older: bool = False
 ) -> Started:
     """Open and prove the bundle that is to serve; where it can't, the one that served before.
 
@@ -88,7 +88,7 @@ def start(
                 raise BundleError(f"{bundle.folder} is not the bundle that served: it was replaced since.")
             if option.expected is None and entry is not None and not allow_older and _is_older(bundle, entry):
                 raise BundleError(_refusal(bundle, entry))
-            judge = Judge.of(bundle, serve(bundle))
+            judge = appoint(bundle)
         except (BundleError, EngineError) as error:
             failures.append(error)
             continue

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from edge_agent.bundle import Bundle
+from edge_agent.engine_state import Voice
 from edge_agent.engines import Engine, Slotted, as_slotted
 from edge_agent.messages import Model
 from edge_agent.preprocess import Preprocessing
@@ -35,12 +36,13 @@ class Judge:
     model: Model
     preprocessing: Preprocessing  # with the crop in force
     roi: Crop | None = None  # the crop that a command has set; None: the bundle's own
+    voice: Voice | None = None  # of its engine's keeper
 
     @classmethod
-    def of(cls, bundle: Bundle, engine: Engine) -> "Judge":
+    def of(cls, bundle: Bundle, engine: Engine, voice: Voice | None = None) -> "Judge":
         manifest = bundle.manifest
         model = Model(name=manifest.name, version=manifest.version, digest=bundle.digest, system=manifest.system)
-        return cls(bundle, as_slotted(engine), model, manifest.preprocessing)
+        return cls(bundle, as_slotted(engine), model, manifest.preprocessing, voice=voice)
 
     def looking_at(self, roi: Crop | None) -> "Judge":
         """The same judge on the same engine with another crop; None: the bundle's own."""
