@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from export.lower.dtypes import BOOL, FLOAT32, INT32, onnx_type
+from export.lower.graph import Graph
 from export.lower.layout import Tensor, arranged, extended, renamed, stretched_to_full
 from export.lower.registry import Operation, lowers
 from export.lower.shapes import is_one, is_static
@@ -88,9 +90,32 @@ def _reduced(operation: Operation, op: str, x: Tensor) -> Tensor:
     x = with_axis(operation, x, *axes)
     if not axes:
         return _without(operation, x, tuple(operation.params["axes"]), x.name)
-    places = operation.graph.integers(*sorted(x.axes.index(axis) for axis in axes))
-    name = operation.graph.add(op, x.name, places, keepdims=0)
+    places = sorted(x.axes.index(axis) for axis in axes)
+    if op == "ReduceSum" and (stages := _stages(x, places)) is not None:
+        name = _sum_in_stages(operation.graph, x, places[0], stages)
+    else:
+        name = operation.graph.add(op, x.name, operation.graph.integers(*places), keepdims=0)
     return _without(operation, x, tuple(operation.params["axes"]), name)
+
+
+def _stages(x: Tensor, places: Sequence[int]) -> tuple[int, int] | None:
+    """Two factors of the channels that are summed. ONNX Runtime sums an axis that is not the last 8 to 15 times faster
+    in two stages than in one (float32, 128 to 64 channels; benchmarks/fastflow_speed.py gained 2 %).
+    """
+    place, *others = places
+    if others or x.dtype != FLOAT32 or place + 1 == len(x.sizes) or not all(map(is_static, x.sizes[place:])):
+        return None
+    size = int(x.sizes[place])
+    first = next((k for k in range(math.isqrt(size), 1, -1) if size % k == 0), 1)
+    return (first, size // first) if first > 3 else None
+
+
+def _sum_in_stages(graph: Graph, x: Tensor, place: int, stages: tuple[int, int]) -> str:
+    """Over the second factor, then over the first."""
+    sizes = [0] * place + [*stages, *map(int, x.sizes[place + 1 :])]  # 0: as it is
+    name = graph.add("Reshape", x.name, graph.integers(*sizes))
+    name = graph.add("ReduceSum", name, graph.integers(place + 1), keepdims=0)
+    return graph.add("ReduceSum", name, graph.integers(place), keepdims=0)
 
 
 def _without(operation: Operation, x: Tensor, gone: Sequence[int], name: str) -> Tensor:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
@@ -123,3 +124,10 @@ def test_integers_from_bytes_are_summed_as_numbers():
 
 def test_logsumexp():
     check(lambda x: jax.nn.logsumexp(x, axis=-1), (4, 5), tolerance=5e-6)
+
+
+@pytest.mark.parametrize(("channels", "sums"), [(16, 2), (36, 2), (20, 2), (13, 1), (4, 1)])
+def test_channels_before_pixels_are_summed_in_two_stages(channels, sums):
+    conv = nnx.Conv(3, channels, (3, 3), rngs=nnx.Rngs(0))
+    model = check(lambda x: jnp.square(conv(x)).sum(-1), (5, 4, 3), proves="reduce_sum", tolerance=5e-6)
+    assert operations(model)["ReduceSum"] == sums

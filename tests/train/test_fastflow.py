@@ -11,6 +11,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from train.backbones.registry import find_backbone
 from train.config import ConfigError, find_config, load_config
 from train.detectors.fastflow import FASTFLOW, FastFlowConfig, build
 from train.detectors.fastflow.coupling import AlternateStep, DoubleStep, halves, permute
@@ -163,6 +164,19 @@ def test_scoring_is_float32_whatever_training_computed_in():
     images = jnp.zeros((1, 64, 64, 3), jnp.uint8)
     trace = jax.make_jaxpr(lambda images: FASTFLOW.score(scorer, images, config))(images)
     assert not [e for e in equations(trace.jaxpr) for v in e.outvars if v.aval.dtype == jnp.bfloat16]
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_what_scores_is_the_trained_flow_with_act_norm_folded(coupling):
+    config = FastFlowConfig(backbone="mini", flow_steps=4, coupling=coupling, image_size=64)
+    model = shaken(build(config, nnx.Rngs(0)), 1, scale=0.1)
+    folded = FASTFLOW.fold(model, FASTFLOW.frozen.load(config), config).flow
+    shapes = [(2, 64 // tap.stride, 64 // tap.stride, tap.channels) for tap in find_backbone(config.backbone).taps]
+    features = tuple(jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+    for whole, found in zip(model(features), folded(features), strict=True):
+        np.testing.assert_allclose(found.z, whole.z, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found.log_det, whole.log_det, rtol=1e-4, atol=1e-4)
+    assert isinstance(model.flows[0], Flow)  # it trains on
 
 
 def equations(jaxpr):

@@ -24,6 +24,7 @@ from train.backbones.registry import find_backbone
 from train.config import THRESHOLD_SETTINGS, ConfigError
 from train.detectors.detector import Detector, FrozenPart, Images, Masking
 from train.detectors.fastflow.config import FastFlowConfig
+from train.detectors.fastflow.folded import fold_flows
 from train.detectors.fastflow.loss import negative_log_likelihood
 from train.detectors.fastflow.model import Cells, FastFlow, Features, Latent
 from train.detectors.fastflow.normalisation import moments
@@ -151,10 +152,10 @@ def micro_batches(config: FastFlowConfig) -> int:
 
 
 def fold(model: FastFlow, backbone: nnx.Module, config: FastFlowConfig) -> Scorer:
-    """The flow in float32 and with its permutations as plain indexing: as products they only serve the gradient."""
+    """The flow in float32, ActNorm folded, and its permutations plain indexing: as products they serve the gradient."""
     plain = config.model_copy(update={"form": "plain", "compute": "float32"})
     graph, _ = nnx.split(nnx.eval_shape(lambda: build(plain, nnx.Rngs(0))))
-    return Scorer(backbone, nnx.merge(graph, nnx.state(model)))
+    return Scorer(backbone, fold_flows(nnx.merge(graph, nnx.state(model))))
 
 
 def score(weights: Scorer, images: Images, config: FastFlowConfig, judged: Mask | None = None) -> RawScores:

@@ -5,7 +5,7 @@ module: it is in train/backbones, and what it makes of the training images is co
 Shape letters: n images, h x w feature cells, c channels (channels last).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -69,7 +69,9 @@ class FastFlow(nnx.Module):
     ):
         """`shapes` are (h, w, c) of the feature maps."""
         self.normalise = nnx.List([Normalise(config.normalisation, shape) for shape in shapes])
-        self.flows = nnx.List([Flow(shape[-1], config, form=form, rngs=rngs) for shape in shapes])
+        self.flows: Sequence[Callable[[Maps], Latent]] = nnx.List(
+            [Flow(shape[-1], config, form=form, rngs=rngs) for shape in shapes]
+        )
 
     def __call__(self, features: Features, judged: Cells | None = None) -> tuple[Latent, ...]:
         return self.latents(self.normalised(features, judged))
