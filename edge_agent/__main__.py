@@ -216,7 +216,8 @@ def _print_json(result: Result) -> None:
 def _print_part(result: Result) -> None:
     with _closed_output_is_no_failure():
         why = result.detail or result.reason
-        _print_line(result.part, result.verdict, result.image_score, why, latency_ms=result.latency_ms)
+        name = result.part or f"part {result.sequence}"
+        _print_line(name, result.verdict, result.image_score, why, latency_ms=result.latency_ms)
 
 
 @contextmanager

@@ -15,10 +15,14 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    Discriminator,
     Field,
     SecretStr,
     StringConstraints,
+    Tag,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -26,7 +30,8 @@ from pydantic_core import ErrorDetails
 from edge_agent.cameras.settings import CAMERA_KINDS, CameraConfig
 from edge_agent.drift.settings import DriftConfig
 from edge_agent.models.settings import ModelsConfig
-from edge_agent.settings import ConfigPath, Settings
+from edge_agent.parts.settings import PartsConfig
+from edge_agent.settings import ConfigPath, Name, Settings
 from edge_agent.spool.settings import SpoolConfig
 
 Location = tuple[str | int, ...]
@@ -35,10 +40,6 @@ SECRET_SETTINGS = ("password", "url", "pipeline")  # what errors never show
 
 class ConfigError(ValueError):
     """The configuration is wrong; one line per finding says file, line, what was found and what would be right."""
-
-
-# One level of an MQTT topic, and part of the ids: never `+`, `/`, `#`, a space or a dot.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 
 
 class TopicConfig(Settings):
@@ -94,6 +95,7 @@ class MqttConfig(Settings):
     reconnect_max_s: float = Field(default=30.0, gt=0.0)
     window: int = Field(default=64, ge=4, le=1000)  # messages on their way to the broker at one time
     replay_per_s: float = Field(default=200.0, gt=0.0)  # the backlog after an outage is sent no faster
+    message_expiry_s: int | None = Field(default=None, ge=1)  # MQTT 5: what nobody fetched by then, the broker forgets
     drain_timeout_s: float = Field(default=30.0, ge=0.0)  # wait for the broker when a finite camera has ended
 
     @model_validator(mode="after")
@@ -104,6 +106,8 @@ class MqttConfig(Settings):
             raise ValueError("a password needs a username beside it")
         if self.reconnect_max_s < self.reconnect_min_s:
             raise ValueError("the longest wait, reconnect_max_s, is below the shortest, reconnect_min_s")
+        if self.message_expiry_s is not None and self.version != "5":
+            raise ValueError("set version: 5, or leave message_expiry_s out: 3.1.1 has no expiry")
         return self
 
     def read_password(self) -> SecretStr | None:
@@ -187,14 +191,29 @@ class CommandsConfig(Settings):
         return self
 
 
+def _shape_of_bundle(value: Any) -> str:
+    return "one for each camera" if isinstance(value, dict) else "one for all cameras"
+
+
+# A folder, or one for each camera: `{top: bundles/lid, side: bundles/wall}`.
+BundlePaths = Annotated[
+    Annotated[ConfigPath, Tag("one for all cameras")] | Annotated[dict[Name, ConfigPath], Tag("one for each camera")],
+    Discriminator(_shape_of_bundle),
+]
+
+
 class AgentConfig(Settings):
     """The whole file."""
 
     device: Name
-    bundle: ConfigPath
     public_key: ConfigPath | None = None  # refuse bundles that this Ed25519 key hasn't signed
     topic: TopicConfig
-    cameras: dict[Name, CameraConfig] = Field(min_length=1, max_length=1)
+    cameras: dict[Name, CameraConfig] = Field(min_length=1, max_length=8)
+    parts: PartsConfig = PartsConfig()
+    bundle: BundlePaths
+    products: dict[Name, BundlePaths] = Field(
+        default_factory=dict
+    )  # what a trigger may name; parts without a product are for `bundle`
     engine: EngineConfig = EngineConfig()
     threshold: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)  # a score above it is a reject; 1.0: as fitted
     mqtt: MqttConfig
@@ -205,6 +224,29 @@ class AgentConfig(Settings):
     spool: SpoolConfig = SpoolConfig()
     drift: DriftConfig = DriftConfig()
     health_interval_s: float = Field(default=10.0, gt=0.0)
+
+    @field_validator("parts")
+    @classmethod
+    def _names_are_cameras(cls, parts: PartsConfig, info: ValidationInfo) -> PartsConfig:
+        cameras = info.data.get("cameras", {})
+        if len(cameras) > 1 and parts.name in cameras:
+            raise ValueError(f"name is {parts.name}, which is one of the cameras; the group needs one of its own")
+        if cameras and parts.code.camera not in (None, *cameras):
+            raise ValueError(f"code.camera is {parts.code.camera}, and the cameras are {', '.join(cameras)}")
+        return parts
+
+    @field_validator("bundle")
+    @classmethod
+    def _bundle_is_whole(cls, bundle: "Path | dict[str, Path]", info: ValidationInfo) -> "Path | dict[str, Path]":
+        _each_camera_has_one(bundle, info)
+        return bundle
+
+    @field_validator("products")
+    @classmethod
+    def _products_are_whole(cls, products: "dict[str, Any]", info: ValidationInfo) -> "dict[str, Any]":
+        for name, bundle in products.items():
+            _each_camera_has_one(bundle, info, f"product {name}: ")
+        return products
 
     @model_validator(mode="after")
     def _threshold_is_in_range(self) -> "AgentConfig":
@@ -218,13 +260,32 @@ class AgentConfig(Settings):
 
     @property
     def camera(self) -> str:
-        """The name of the one camera."""
-        return next(iter(self.cameras))
+        """The name of the one camera, or of all together: it is in the ids and in the topics."""
+        return next(iter(self.cameras)) if len(self.cameras) == 1 else self.parts.name
+
+    @property
+    def bundles(self) -> dict[tuple[str | None, str], Path]:
+        """The folder that judges each product (None: a part without one) under each camera."""
+        named: dict[str | None, Path | dict[str, Path]] = {None: self.bundle}
+        named |= self.products
+        return {
+            (product, camera): paths[camera] if isinstance(paths, dict) else paths
+            for product, paths in named.items()
+            for camera in self.cameras
+        }
 
     @property
     def client_id(self) -> str:
         """What the broker knows this agent by."""
         return self.mqtt.client_id or f"{self.topic.prefix}-{self.topic.station}-{self.device}-{self.camera}"
+
+
+def _each_camera_has_one(bundle: "Path | dict[str, Path]", info: ValidationInfo, where: str = "") -> None:
+    cameras = info.data.get("cameras", {})
+    if not isinstance(bundle, dict) or not cameras:
+        return
+    if wrong := sorted(set(bundle) ^ set(cameras)):
+        raise ValueError(f"{where}give a bundle for each of {', '.join(cameras)}, and no other; see {', '.join(wrong)}")
 
 
 def read_config(path: Path) -> AgentConfig:
@@ -351,7 +412,7 @@ def explain(document: Document, schema: type[BaseModel], error: ErrorDetails) ->
     if where[:-1] == ("cameras",) and error["type"] == "string_pattern_mismatch":
         return f"{start}: the camera's name may hold letters, digits, _ and - only; it becomes part of the topic."
     if where == ("cameras",) and error["type"] in ("too_long", "too_short"):
-        return f"{start} has {len(found)} cameras, and this agent inspects with one. Start one agent per camera."
+        return f"{start} has {len(found)} cameras, and one agent inspects with 1 to 8. Start another one for the rest."
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "string_pattern_mismatch":
         message = "It may hold letters, digits, _ and - only; it becomes part of the topic"

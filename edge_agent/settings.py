@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationInfo
 
 
 def _from_config_folder(path: Path, info: ValidationInfo) -> Path:
@@ -12,6 +12,9 @@ def _from_config_folder(path: Path, info: ValidationInfo) -> Path:
 
 
 ConfigPath = Annotated[Path, AfterValidator(_from_config_folder)]
+
+# One level of an MQTT topic, and part of the ids: never `+`, `/`, `#`, a space or a dot.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 
 
 class Settings(BaseModel):

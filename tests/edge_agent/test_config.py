@@ -43,7 +43,7 @@ def test_the_commented_example_is_valid_and_shows_the_defaults(tmp_path):
     example = Path(__file__).parents[2] / "configs" / "agent" / "line.yaml"
     config = read_config(example)
     minimal = read_config(write(tmp_path, GOOD))
-    for section in ("engine", "outbox", "anomaly_maps", "threshold", "health_interval_s", "public_key"):
+    for section in ("engine", "parts", "outbox", "anomaly_maps", "threshold", "health_interval_s", "public_key"):
         shown, default = getattr(config, section), getattr(minimal, section)
         if section == "outbox":
             assert shown.path.name == default.path.name
@@ -73,6 +73,8 @@ def test_relative_paths_start_at_the_file_wherever_the_agent_is_started(tmp_path
         ("  host:", "  hots:", "9: mqtt.hots is not a setting. Did you mean host?"),
         ("device:", "devise:", "1: devise is not a setting. Did you mean device?"),
         ("bundle: bundles/bottle\n", "", "1: bundle is missing. Add it; configs/agent/line.yaml shows what it means."),
+        ("bundle: bundles/bottle", "bundle: {side: b}", "2: bundle: Give a bundle for each of top, and no other; see"),
+        ("  host:", "  message_expiry_s: 9\n  host:", "8: mqtt: Set version: 5, or leave message_expiry_s out: 3.1.1"),
         ("    kind: folder\n", "", "5: cameras.top.kind is missing. Set it to folder, video, usb, rtsp, csi,"),
         ("  host: broker.local", "  host: h\n  port: high", "10: mqtt.port is 'high'. Input should be a valid int"),
         ("  host: broker.local", "  host: h\n  port: 70000", "10: mqtt.port is 70000. Input should be less than or eq"),
@@ -112,11 +114,59 @@ def test_all_mistakes_are_listed_not_the_first_alone(tmp_path):
     ]
 
 
-def test_a_second_camera_is_refused_with_what_to_do(tmp_path):
-    text = GOOD.replace("mqtt:", "  side: {kind: video, path: v.mp4}\nmqtt:")
-    assert findings(tmp_path, text) == [
-        "4: cameras has 2 cameras, and this agent inspects with one. Start one agent per camera."
+def test_more_cameras_than_one_agent_takes_are_refused_with_what_to_do(tmp_path):
+    more = "".join(f"  side{n}: {{kind: video, path: v.mp4}}\n" for n in range(8))
+    assert findings(tmp_path, GOOD.replace("mqtt:", f"{more}mqtt:")) == [
+        "4: cameras has 9 cameras, and one agent inspects with 1 to 8. Start another one for the rest."
     ]
+
+
+SIDE = "  side: {kind: video, path: v.mp4}\n"
+
+
+def test_cameras_and_products_get_their_bundles(tmp_path):
+    text = GOOD.replace("mqtt:", f"{SIDE}products:\n  can: {{top: lid, side: wall}}\n  jar: jars\nmqtt:")
+    config = read_config(write(tmp_path, text))
+    default = config.bundles[None, "top"]
+    assert {key: path.name for key, path in config.bundles.items()} == {
+        (None, "top"): default.name, (None, "side"): default.name,
+        ("can", "top"): "lid", ("can", "side"): "wall", ("jar", "top"): "jars", ("jar", "side"): "jars",
+    }  # fmt: skip
+    assert default.parents[1] == config.bundles["can", "top"].parent == tmp_path
+    assert config.camera == "all"
+    assert config.client_id.endswith("-press-7-all")
+
+
+def test_one_camera_is_as_it_was(tmp_path):
+    config = read_config(write(tmp_path, GOOD))
+    assert (config.camera, list(config.bundles)) == ("top", [(None, "top")])
+    assert (config.parts.trigger, config.parts.named_by) == ("frame", "camera")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            "products: {can: {top: lid}}",
+            "11: products: Product can: give a bundle for each of top, side, and no other; see side",
+        ),
+        ("products: {a/b: lid}", "11: products.a/b is 'lid'. It may hold letters, digits, _ and - only"),
+        ("products: {can: 3}", "11: products.can is 3. Input is not a valid path"),
+        (
+            "parts: {name: side}",
+            "11: parts: Name is side, which is one of the cameras; the group needs one of its own.",
+        ),
+        ("parts: {code: {camera: back}}", "11: parts: Code.camera is back, and the cameras are top, side."),
+        ("parts: {id: trigger}", "11: parts: Id is trigger, and only a message can name a part: set trigger: mqtt"),
+        ("parts: {triger: mqtt}", "11: parts.triger is not a setting. Did you mean trigger?"),
+        ("parts: {window_ms: 0}", "11: parts.window_ms is 0. Input should be greater than 0."),
+        ("parts: {trigger: plc}", "11: parts.trigger is 'plc'. Input should be 'frame' or 'mqtt'."),
+    ],
+)
+def test_each_mistake_about_parts_is_named_with_its_line(tmp_path, settings, expected):
+    text = GOOD.replace("mqtt:", f"{SIDE}mqtt:") + settings + "\n"
+    (found,) = findings(tmp_path, text)
+    assert found.startswith(expected), found
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path):
