@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,7 +26,7 @@ JITTER = random.Random()  # a generator of its own: nobody else draws from it, o
 
 # newest: free running; who is slower than the camera gets its newest frame, the others are dropped and counted.
 # every: a line's sensor triggers, so each frame is a part; one that finds no room is `unknown`, reason overrun.
-# asked: the agent triggers, and not before there is room for the answer.
+# asked: the agent triggers, and not before there is room for the answer; by itself, or when `ask` says so.
 Mode = Literal["newest", "every", "asked"]
 
 QUEUED_SHOTS = 4  # pictures of triggered parts that may wait for the line
@@ -69,12 +69,28 @@ class Counts:
     reconnects: int = 0
 
 
+@dataclass(frozen=True)
+class Outage:
+    """A camera is gone, or back."""
+
+    lost: bool
+    text: str  # a sentence
+    gone_ms: int  # without a frame for so long
+    number: int  # of this outage
+
+
 @dataclass(frozen=True, eq=False)
 class _Taken:
     number: int
     captured_at: datetime
     ts_mono_ns: int
     shot: Shot
+    asked: int | None = None
+
+
+class _Ask(NamedTuple):
+    number: int
+    until_ns: int | None
 
 
 class LiveCamera:
@@ -83,6 +99,8 @@ class LiveCamera:
     Where no frame has come for `stall_s` (after the start: `open_timeout_s`), a Frame says so, reason stalled, and
     again each `stall_s` as long as it lasts. That holds for a source that hangs, too: it is read in its own thread. A
     camera that waits for its triggers is silent by right; it is stalled when its connection is gone.
+
+    on_outage: called from the camera's threads, and must return at once, when an outage begins and when it is over.
     """
 
     def __init__(
@@ -94,8 +112,9 @@ class LiveCamera:
         mode: Mode = "newest",
         interval_s: float = 0.0,
         size: tuple[int, int] | None = None,
+        on_outage: Callable[[Outage], None] = lambda outage: None,
     ):
-        self.name = name
+        self.name, self.on_outage = name, on_outage
         self.counts = Counts()
         self._connect, self._settings, self._mode, self._interval_s = connect, settings, mode, interval_s
         self._checks = FrameChecks(settings.checks, size)
@@ -105,6 +124,23 @@ class LiveCamera:
         self._heard = time.monotonic()
         self._due: float | None = None  # a frame must have come until then; None: silence is right
         self._trouble: str | None = None  # why there is no connection
+        self._asks: deque[_Ask] | None = None  # None: it is asked whenever there is room
+        self._outages, self._told_lost = 0, False
+
+    @property
+    def mode(self) -> Mode:
+        return self._mode
+
+    def wait_to_be_asked(self) -> None:
+        """From now on a frame is taken when `ask` says so (`asked` only; before `frames`)."""
+        self._asks = deque()
+
+    def ask(self, number: int, until_ns: int | None) -> None:
+        """Take a frame, which will carry the number; not after `until_ns` of the monotonic clock. Returns at once."""
+        with self._changed:
+            if self._asks is not None:
+                self._asks.append(_Ask(number, until_ns))
+                self._changed.notify_all()
 
     def frames(self) -> Iterator[Frame]:
         self._heard = time.monotonic()
@@ -149,6 +185,7 @@ class LiveCamera:
         with self._changed:
             silence_s, why = time.monotonic() - self._heard, self._trouble
         text = f"{self.name} has given no frame for {silence_s:.1f} s. {why or 'It is connected and silent.'}"
+        self._tell(lost=True, text=text, gone_s=silence_s)
         return Frame(
             f"stalled-{self.counts.frames}", clock.utc(), time.monotonic_ns(), error=text,
             reason="stalled",
@@ -157,18 +194,20 @@ class LiveCamera:
     def _judge(self, taken: _Taken) -> Frame | None:
         """The frame, with what is wrong with it; None for a free-running camera's same picture again."""
         shot, about = taken.shot, (str(taken.number), taken.captured_at, taken.ts_mono_ns)
+        asked = taken.asked
         if shot.image is None:
-            return Frame(*about, error=shot.error, reason=shot.reason)
+            return Frame(*about, error=shot.error, reason=shot.reason, asked=asked)
         if trouble := self._checks.look(shot.image):
-            return Frame(*about, error=f"Frame {taken.number} of {self.name} {trouble.text}.", reason=trouble.reason)
+            text = f"Frame {taken.number} of {self.name} {trouble.text}."
+            return Frame(*about, error=text, reason=trouble.reason, asked=asked)
         limit = self._settings.checks.frozen_frames
         if limit is not None and (repeats := self._checks.repeats(shot.image)):
             self.counts.repeated += 1
             if self._mode == "newest" and (repeats + 1) % limit:
                 return None
             text = f"{self.name} is frozen: the same picture {repeats + 1} times in a row."
-            return Frame(*about, error=text, reason="frozen")
-        return Frame(*about, image=shot.image)
+            return Frame(*about, error=text, reason="frozen", asked=asked)
+        return Frame(*about, image=shot.image, asked=asked)
 
     def _read_for_ever(self) -> None:
         """The reader: connect, read until it breaks, wait, connect again."""
@@ -206,16 +245,16 @@ class LiveCamera:
         patience_s = self._settings.open_timeout_s  # a stream may take long to its first frame
         while not self._closed.is_set():
             if self._mode == "asked":
-                if not self._room(next_trigger):
+                if not self._room(next_trigger) or (asked := self._next_ask()) is None:
                     return
                 next_trigger = time.monotonic() + self._interval_s
                 source.trigger()
                 shot = source.read(self._settings.stall_s)
                 if shot is None:
                     text = f"{self.name} gave no frame within {self._settings.stall_s:g} s of its trigger."
-                    self._put(Shot(error=text, reason="no_frame"))
+                    self._put(Shot(error=text, reason="no_frame"), asked.number)
                     raise CameraError(text)
-                self._put(shot)
+                self._put(shot, asked.number)
                 continue
             shot = source.read(POLL_S)
             if shot is not None and shot.late:
@@ -232,7 +271,20 @@ class LiveCamera:
             self._changed.wait_for(lambda: not self._waiting or self._closed.is_set())
         return not self._closed.wait(max(0.0, not_before - time.monotonic()))
 
-    def _put(self, shot: Shot) -> None:
+    def _next_ask(self) -> _Ask | None:
+        """Wait until a frame is wanted; what nobody wants any more is passed over. None: closed."""
+        with self._changed:
+            while self._asks is not None:
+                while self._asks:
+                    ask = self._asks.popleft()
+                    if ask.until_ns is None or time.monotonic_ns() < ask.until_ns:
+                        return ask
+                if self._closed.is_set():
+                    return None
+                self._changed.wait()
+        return _Ask(0, None)
+
+    def _put(self, shot: Shot, asked: int | None = None) -> None:
         now, mono_ns = clock.utc(), time.monotonic_ns()
         with self._changed:
             if self._mode == "newest" and self._waiting:
@@ -241,7 +293,8 @@ class LiveCamera:
             elif self._mode == "every" and sum(each.shot.image is not None for each in self._waiting) >= QUEUED_SHOTS:
                 text = f"Frame {self.counts.frames} of {self.name} came before the line had room for it."
                 shot = Shot(error=text, reason="overrun")
-            self._waiting.append(_Taken(self.counts.frames, now, mono_ns, shot))
+            number = None if self._asks is None else asked
+            self._waiting.append(_Taken(self.counts.frames, now, mono_ns, shot, number))
             self.counts.frames += 1
         self._connected(heard=True)
 
@@ -254,6 +307,7 @@ class LiveCamera:
             self._changed.notify_all()
         if lost is not None:
             log.info("%s is back after %.1f s.", self.name, silence_s)
+        self._tell(lost=False, text=f"{self.name} is back after {silence_s:.1f} s.", gone_s=silence_s)
 
     def _lost(self, error: Exception) -> None:
         known = isinstance(error, CameraError)
@@ -262,8 +316,20 @@ class LiveCamera:
         why = str(error) if known else f"{type(error).__name__}: {error}."
         with self._changed:
             first, self._trouble = self._trouble is None, why
+            silence_s = time.monotonic() - self._heard
             if self._due is None:
                 self._due = time.monotonic() + self._settings.stall_s
             self._changed.notify_all()
         if first and not self._closed.is_set():
             log.warning("%s It is tried again for ever; without it parts are unknown.", why)
+        self._tell(lost=True, text=f"{why} It is tried again for ever; without it parts are unknown.", gone_s=silence_s)
+
+    def _tell(self, *, lost: bool, text: str, gone_s: float) -> None:
+        """What is new, once."""
+        with self._changed:
+            if self._told_lost == lost or self._closed.is_set():
+                return
+            self._told_lost = lost
+            self._outages += lost
+            outage = Outage(lost, text, round(1000 * gone_s), self._outages)
+        self.on_outage(outage)

@@ -202,6 +202,40 @@ def test_the_agents_trigger_is_answered_by_one_frame_each_and_waits_for_room():
     assert script.triggers - len(frames) in (0, 1)
 
 
+def test_a_camera_that_waits_to_be_asked_answers_each_request_by_its_number_and_no_old_one():
+    script = Script(shots(*range(5)))
+    camera = live(script, mode="asked", stall_s=PATIENCE_S, open_timeout_s=PATIENCE_S)
+    camera.wait_to_be_asked()
+    camera.ask(6, time.monotonic_ns() - 1)  # nobody wants it any more
+    camera.ask(7, None)
+    camera.ask(9, time.monotonic_ns() + int(1e9 * PATIENCE_S))
+    frames = frames_until(camera, lambda frames: len(frames) == 2)
+    assert [(frame.asked, frame.image is not None) for frame in frames] == [(7, True), (9, True)]
+    assert script.triggers == 2
+
+
+def test_an_outage_is_told_when_it_begins_and_when_it_is_over_with_its_length():
+    outages = []
+    script = Script([*shots(0), lambda: time.sleep(0.2), CameraError("The cable is out.")], shots(1))
+    camera = live(script, stall_s=PATIENCE_S, open_timeout_s=PATIENCE_S, reconnect_min_s=0.2, reconnect_max_s=0.2)
+    camera.on_outage = outages.append
+    frames_until(camera, lambda frames: len(frames) == 2)
+    lost, back = outages
+    assert (lost.lost, back.lost, lost.number, back.number) == (True, False, 1, 1)
+    assert lost.text == "The cable is out. It is tried again for ever; without it parts are unknown."
+    assert back.gone_ms >= 250
+    assert back.text == f"The camera is back after {back.gone_ms / 1000:.1f} s."
+
+
+def test_a_source_that_hangs_is_an_outage_too():
+    hang, outages = threading.Event(), []
+    camera = live(Script([*shots(0), lambda: hang.wait(PATIENCE_S)], shots(1)), stall_s=0.3)
+    camera.on_outage = lambda outage: (outages.append(outage), hang.set())
+    frames_until(camera, lambda frames: sum(frame.image is not None for frame in frames) == 2)
+    assert [outage.lost for outage in outages] == [True, False]
+    assert outages[0].text.startswith("The camera has given no frame for 0.")
+
+
 def test_what_is_wrong_after_a_reconnect_is_unknown_by_reason():
     """Another resolution and swapped channels; the first connection says what is right."""
     small, swapped = cv2.resize(picture(30), (32, 24)), np.ascontiguousarray(picture(31)[..., ::-1])
