@@ -149,18 +149,18 @@ class Outbox:
             found = self._whole(lambda: sound_values(self._database))
         except (OSError, sqlite3.Error) as error:
             raise OutboxError(_sentence(self._path, error)) from error
-        for name, value in self._held.keep.items() if self._held else ():
+        for name, value in self._held.keep.items() if self._held is not None else ():
             found.pop(name, None)
             if value is not None:
                 found[name] = value
         return found
 
     def __len__(self) -> int:
-        return max(self._rows - (len(self._held.forgotten) if self._held else 0), 0) + self.held
+        return max(self._rows - (len(self._held.forgotten) if self._held is not None else 0), 0) + self.held
 
     @property
     def size_bytes(self) -> int:
-        return self._bytes + (self._held.size_bytes if self._held else 0)
+        return self._bytes + (self._held.size_bytes if self._held is not None else 0)
 
     @property
     def is_full(self) -> bool:
@@ -172,12 +172,12 @@ class Outbox:
     @property
     def held(self) -> int:
         """Messages in memory, because the disk takes nothing."""
-        return len(self._held) if self._held else 0
+        return len(self._held) if self._held is not None else 0
 
     @property
     def trouble(self) -> str | None:
         """Why messages are held in memory, a sentence; None where the disk takes them."""
-        return self._held.why if self._held else None
+        return self._held.why if self._held is not None else None
 
     @property
     def last(self) -> int:
@@ -199,7 +199,7 @@ class Outbox:
         """What is held in memory goes to the disk if it can; otherwise the log says how much is lost."""
         self._retry_at = 0.0
         self._catch_up()
-        if self._held:
+        if self._held is not None and self.held:
             log.error(
                 "%d messages were held in memory and are lost with the end of the agent. %s", self.held, self._held.why
             )
@@ -321,7 +321,7 @@ class Outbox:
 
     def _read(self, after: int, limit: int, up_to: int) -> list[Row]:
         query = "SELECT id, kind, topic, payload, crc FROM outbox WHERE id > ? AND id <= ? ORDER BY id"
-        gone = self._held.forgotten if self._held else ()
+        gone = self._held.forgotten if self._held is not None else ()
         rows: list[Row] = []
         for id_, kind, topic, payload, crc in self._database.execute(query, (after, up_to)):
             if len(rows) == limit:
@@ -377,7 +377,7 @@ class Outbox:
         return victims, freed
 
     def _counted(self, name: str) -> int:
-        return self._counters.get(name, 0) + (self._held.counts.get(name, 0) if self._held else 0)
+        return self._counters.get(name, 0) + (self._held.counts.get(name, 0) if self._held is not None else 0)
 
     def _count(self, name: str, by: int) -> int:
         """Within a transaction."""

@@ -205,7 +205,7 @@ class Publisher:
     ) -> None:
         evicted = self._outbox.commit(messages, forget=self._acknowledged, lost=lost, keep=keep)
         self._acknowledged = []
-        if any(evicted) and not self._evicting:
+        if any(evicted) and self._outbox.is_full and not self.trouble and not self._evicting:
             self._evicting = True
             log.error("The outbox is full. The oldest pictures make room, then the oldest verdicts; all are counted.")
         self._committed = self._monotonic()

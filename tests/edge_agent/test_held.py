@@ -82,6 +82,9 @@ def test_what_the_broker_took_meanwhile_is_not_read_again(tmp_path):
     assert texts(outbox) == ["a", "c", "e", "f"]
     assert texts(outbox, limit=2) == ["a", "c"]  # a full page, or the publisher would think that there is no more
     assert len(outbox) == 4
+    outbox.commit([], forget=[5, 6])
+    assert (outbox.held, outbox.trouble is None) == (0, False)  # all delivered, and the disk is full as before
+    outbox.commit([verdict("e"), verdict("f")])
     disk.empty()
     disk.retry()
     assert (texts(outbox), len(outbox)) == (["a", "c", "e", "f"], 4)

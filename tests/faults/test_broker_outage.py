@@ -1,9 +1,6 @@
 """The broker goes away, comes back, refuses, or falls silent, while the line runs."""
 
 import logging
-import socket
-import threading
-import time
 
 import pytest
 from ledger import Ledger
@@ -59,67 +56,6 @@ def test_a_refused_login_is_said_once_loudly_and_the_line_goes_on(tmp_path):
     assert all(result["historical"] for result in subscriber.results if result["sequence"] < 150)
     subscriber.close()
     broker.stop()
-
-
-class Proxy:
-    """Passes bytes to the broker until it is told to swallow them: a network that is cut without a reset."""
-
-    def __init__(self, port):
-        self._target, self._server = port, socket.create_server(("127.0.0.1", 0))
-        self.port = self._server.getsockname()[1]
-        self._silent, self._sockets = set(), []
-        self.connections = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def go_silent(self):
-        """Swallow all that comes on the present connections, in both directions, and close nothing."""
-        self._silent.update(self._sockets)
-
-    def close(self):
-        self._server.close()
-        for each in self._sockets:
-            each.close()
-
-    def _accept(self):
-        while True:
-            try:
-                near, _ = self._server.accept()
-            except OSError:
-                return
-            far = socket.create_connection(("127.0.0.1", self._target))
-            self._sockets += [near, far]
-            self.connections += 1
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
-
-    def _pass_on(self, source, sink):
-        try:
-            while data := source.recv(65536):
-                if source not in self._silent:
-                    sink.sendall(data)
-            if source not in self._silent:
-                sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            return
-
-
-def test_a_connection_that_died_in_silence_is_noticed_within_the_promised_time(tmp_path, broker, subscriber):
-    proxy = Proxy(broker.port)
-    config = make_line(tmp_path, port=proxy.port, cameras=ENDLESS, mqtt={"keepalive_s": 4})
-    with RunningAgent(config) as agent:
-        subscriber.wait_for(lambda s: len(s.results) >= 10)
-        proxy.go_silent()
-        started = time.monotonic()
-        agent.wait_for(lambda a: "was lost" in a.log)
-        assert time.monotonic() - started < 1.5 * 4 + 2.0  # and two seconds for a loaded machine
-        agent.wait_for(lambda a: a.log.count("Connected to") == 2)
-        last = len(agent.given)
-        subscriber.wait_for(lambda s: {r["sequence"] for r in s.results} >= set(range(last)))
-        assert agent.end() == 0
-    ledger = Ledger(received=subscriber.results)
-    assert ledger.disagreeing == ledger.out_of_order == []
-    assert proxy.connections == 2
-    proxy.close()
 
 
 def test_connecting_waits_longer_each_time_up_to_the_limit(monkeypatch, caplog):
