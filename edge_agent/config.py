@@ -266,11 +266,10 @@ class AgentConfig(Settings):
     @property
     def bundles(self) -> dict[tuple[str | None, str], Path]:
         """The folder that judges each product (None: a part without one) under each camera."""
-        named: dict[str | None, Path | dict[str, Path]] = {None: self.bundle}
-        named |= self.products
+        named: list[tuple[str | None, Path | dict[str, Path]]] = [(None, self.bundle), *self.products.items()]
         return {
             (product, camera): paths[camera] if isinstance(paths, dict) else paths
-            for product, paths in named.items()
+            for product, paths in named
             for camera in self.cameras
         }
 

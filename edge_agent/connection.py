@@ -60,6 +60,7 @@ class Received(NamedTuple):
     expiry_s: int | None = None  # MQTT 5: how much longer its sender wants it to be valid
     response_topic: str | None = None  # MQTT 5
     correlation: bytes | None = None  # MQTT 5
+    dup: bool = False  # the broker may have sent it before
 
 
 class Will(NamedTuple):
@@ -72,9 +73,8 @@ class Will(NamedTuple):
 class Session:
     """One connection, from the broker's consent to its end. `publish` is called by one thread only."""
 
-    def __init__(self, client: mqtt.Client, version: str):
-        self._client = client
-        self._version = version
+    def __init__(self, client: mqtt.Client, version: str, expiry_s: int | None = None):
+        self._client, self._version, self._expiry_s = client, version, expiry_s
         self.acknowledged: deque[Acknowledged] = deque()  # filled by the network thread
 
     def publish(
@@ -91,6 +91,8 @@ class Session:
         if self._version == "5":
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.ContentType = content_type
+            if self._expiry_s is not None and not retain:
+                properties.MessageExpiryInterval = self._expiry_s
             if correlation is not None:
                 properties.CorrelationData = correlation
         return self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
@@ -100,7 +102,8 @@ class Connection:
     """Keeps a session open; reconnects with exponential back-off and jitter, and logs once per outage.
 
     wake: called from other threads, must return at once, whenever `session`, its `acknowledged` or what `take` gives
-    has changed. listen: a topic filter; what comes there is for `take`. own_state: where this agent publishes its
+    has changed. listen: a topic filter; what comes there is for `take`. hear: a topic, and who gets what comes there at
+    once, in the network's thread. own_state: where this agent publishes its
     state; what others say there is for `identity`, and while it is contested the back-off doesn't start anew.
     """
 
@@ -112,10 +115,12 @@ class Connection:
         will: Will | None,
         wake: Callable[[], None],
         listen: str | None = None,
+        hear: tuple[str, Callable[[Received], None]] | None = None,
         own_state: str | None = None,
         identity: Identity | None = None,
     ):
         self._config, self._client_id, self._will, self._wake = config, client_id, will, wake
+        self._hear = hear
         self._listen, self._own_state, self._identity = listen, own_state, identity or Identity("")
         self._asked: dict[int, str] = {}  # topic filters of subscriptions that wait for an answer, by message id
         self._asking = threading.Lock()
@@ -180,7 +185,7 @@ class Connection:
             return self.outcome
         outcome = self._open(client, answers)
         if outcome.status == "connected":
-            session = Session(client, self._config.version)
+            session = Session(client, self._config.version, self._config.message_expiry_s)
             client.on_publish = self._on_publish(session)
             self._identity.session_began()
             self._subscribe(client)
@@ -282,15 +287,15 @@ class Connection:
         client.on_subscribe = self._on_subscribe
         with self._asking:
             self._asked = {}
-            for topic in (self._own_state, self._listen):
+            for topic in (self._own_state, self._listen, self._hear and self._hear[0]):
                 if topic is not None and (mid := self._ask(client, topic)) is not None:
                     self._asked[mid] = topic
 
     def _ask(self, client: mqtt.Client, topic: str) -> int | None:
         if self._config.version != "5":
             return client.subscribe(topic, qos=1)[1]
-        # retained commands keep their flag, also when they come live: the broker wouldn't say so otherwise
-        options = SubscribeOptions(qos=1, retainAsPublished=topic == self._listen)  # type: ignore[no-untyped-call]
+        # retained commands and triggers keep their flag, also when they come live: the broker wouldn't say so otherwise
+        options = SubscribeOptions(qos=1, retainAsPublished=topic != self._own_state)  # type: ignore[no-untyped-call]
         return client.subscribe(topic, options=options)[1]
 
     def _on_subscribe(
@@ -306,6 +311,8 @@ class Connection:
                 "Allow it to read there.",
                 self._own_state,
             )
+        elif self._hear is not None and topic == self._hear[0]:
+            log.error("The broker lets this user read no triggers on %s. Allow it to read there.", topic)
         else:
             log.warning(
                 "The broker lets this user read no commands on %s. Allow it to read there, or do without commands.",
@@ -319,6 +326,9 @@ class Connection:
                 self._wake()
                 return
             received = _received(message)
+            if self._hear is not None and message.topic == self._hear[0]:
+                self._hear[1](received)
+                return
         except Exception as error:  # an exception in here would end paho's thread, and with it the session
             log.debug("A message can't be read: %s", error)
             received = Received("", b"", 0, False, time.monotonic())
@@ -359,6 +369,7 @@ def _received(message: mqtt.MQTTMessage) -> Received:
         getattr(properties, "MessageExpiryInterval", None),
         getattr(properties, "ResponseTopic", None),
         getattr(properties, "CorrelationData", None),
+        bool(message.dup),
     )
 
 

@@ -8,7 +8,7 @@ from edge_agent.messages import EngineBuild, EngineInService, EventName, Refused
 
 SEVERITIES: dict[EventName, Severity] = {"engine_failed": "alarm", "engine_refused": "warning"}
 
-EventNote = tuple[EventName, Severity, str]
+EventNote = tuple[EventName, Severity, str] | tuple[EventName, Severity, str, dict[str, int]]  # the last: `counts`
 
 
 class EngineState:

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 from edge_agent import clock
 from edge_agent.connection import Outcome, Session
 from edge_agent.control import Orders
+from edge_agent.engine_state import EventNote
 from edge_agent.identity import Identity
 from edge_agent.messages import EngineInService, Event, EventName, Model, Origin, Severity, State, encode
 from edge_agent.outbox import Evicted, Message, Outbox, Row
@@ -137,10 +138,10 @@ class Publisher:
         """The last state of a clean end."""
         self.announce(self._origin.state("stopped", model=self._model()))
 
-    def raise_events(self, events: Sequence[tuple[EventName, Severity, str]]) -> None:
+    def raise_events(self, events: Sequence[EventNote]) -> None:
         """Store events; they are delivered like results."""
         if events:
-            self._commit([self._event(name, severity, message, {}) for name, severity, message in events])
+            self._commit([self._event(*event[:3], event[3] if len(event) == 4 else {}) for event in events])
 
     def correlate(self, payload: bytes, correlation: bytes) -> None:
         """Send this payload, which is yet to be stored, with correlation data (MQTT 5); forgotten at a restart."""

@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from edge_agent import clock
+from edge_agent.cameras.asks import Ask, Asks
 from edge_agent.cameras.checks import FrameChecks
 from edge_agent.cameras.frame import CameraError, CameraReason, Frame
 from edge_agent.cameras.settings import LiveCameraConfig
@@ -88,11 +89,6 @@ class _Taken:
     asked: int | None = None
 
 
-class _Ask(NamedTuple):
-    number: int
-    until_ns: int | None
-
-
 class LiveCamera:
     """Frames of a source that `connect` opens, and opens again whenever it breaks down.
 
@@ -124,7 +120,7 @@ class LiveCamera:
         self._heard = time.monotonic()
         self._due: float | None = None  # a frame must have come until then; None: silence is right
         self._trouble: str | None = None  # why there is no connection
-        self._asks: deque[_Ask] | None = None  # None: it is asked whenever there is room
+        self._asks: Asks | None = None  # None: it is asked whenever there is room
         self._outages, self._told_lost = 0, False
 
     @property
@@ -133,14 +129,12 @@ class LiveCamera:
 
     def wait_to_be_asked(self) -> None:
         """From now on a frame is taken when `ask` says so (`asked` only; before `frames`)."""
-        self._asks = deque()
+        self._asks = Asks()
 
     def ask(self, number: int, until_ns: int | None) -> None:
         """Take a frame, which will carry the number; not after `until_ns` of the monotonic clock. Returns at once."""
-        with self._changed:
-            if self._asks is not None:
-                self._asks.append(_Ask(number, until_ns))
-                self._changed.notify_all()
+        if self._asks is not None:
+            self._asks.put(Ask(number, until_ns))
 
     def frames(self) -> Iterator[Frame]:
         self._heard = time.monotonic()
@@ -163,6 +157,8 @@ class LiveCamera:
 
     def close(self) -> None:
         self._closed.set()
+        if self._asks is not None:
+            self._asks.close()
         with self._changed:
             self._changed.notify_all()
 
@@ -271,18 +267,9 @@ class LiveCamera:
             self._changed.wait_for(lambda: not self._waiting or self._closed.is_set())
         return not self._closed.wait(max(0.0, not_before - time.monotonic()))
 
-    def _next_ask(self) -> _Ask | None:
-        """Wait until a frame is wanted; what nobody wants any more is passed over. None: closed."""
-        with self._changed:
-            while self._asks is not None:
-                while self._asks:
-                    ask = self._asks.popleft()
-                    if ask.until_ns is None or time.monotonic_ns() < ask.until_ns:
-                        return ask
-                if self._closed.is_set():
-                    return None
-                self._changed.wait()
-        return _Ask(0, None)
+    def _next_ask(self) -> Ask | None:
+        """What the next frame is for. None: closed."""
+        return Ask(0, None) if self._asks is None else self._asks.next()
 
     def _put(self, shot: Shot, asked: int | None = None) -> None:
         now, mono_ns = clock.utc(), time.monotonic_ns()

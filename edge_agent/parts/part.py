@@ -1,10 +1,11 @@
 """A part on its way to its verdict, and the trigger that announced it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Literal
 
+from edge_agent import clock
 from edge_agent.cameras.frame import Frame
 
 # Why a part is `unknown` before anybody looked at a picture; docs/parts.md says what each means.
@@ -42,7 +43,7 @@ class Part:
     id: str | None = None  # None: nothing named it
     reason: PartReason | None = None  # of a part that nobody needs to look at
     detail: str | None = None  # a sentence
-    due_ns: int | None = field(default=None)  # the monotonic deadline of its verdict
+    due_ns: int | None = None  # the monotonic deadline of its verdict
 
     @property
     def product(self) -> str | None:
@@ -54,4 +55,4 @@ class Part:
 
 def no_view(camera: str, detail: str, now_ns: int) -> Frame:
     """Stands for the frame that a camera did not give."""
-    return Frame(camera, datetime.now(timezone.utc), now_ns, error=detail, reason="no_frame")
+    return Frame(camera, clock.utc(), now_ns, error=detail, reason="no_frame")
