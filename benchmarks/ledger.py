@@ -1,29 +1,44 @@
-"""The zero-loss ledger: parts triggered = verdicts given = verdicts received, while the broker comes and goes.
+"""The zero-loss ledger: parts triggered = verdicts stored = verdicts received, whatever breaks meanwhile.
 
-    python benchmarks/ledger.py --triggers 2000 [--outages 5] [--seed 0] [--json FILE]
+    python benchmarks/ledger.py [--triggers 10000] [--rate 50] [--kills 5] [--seed 0] [--json FILE]
 
-Runs the agent as a process on a replayed line against a real Mosquitto that is stopped and started at random moments,
-and counts with a subscriber that shares no code with the agent. Exits 1 when the ledger doesn't balance.
+Runs the agent as a process on a replayed line. At random moments, every few seconds, the broker (a real Mosquitto) is
+stopped or killed (SIGKILL) and started again, the link between them is cut or half-opened by a proxy, or the engine's
+process is killed; the agent itself is killed (SIGKILL) so many times. Counts with a subscriber that shares no code with
+the agent, and judges every part a second time, on its own. Exits 1 when the ledger doesn't balance.
+
+A part is triggered when the camera gives its frame. A kill takes the parts in the agent's hands with it: their numbers
+follow the last stored one, no verdict of them was said, and the camera of the next life shows the same files anew.
 """
 
 import argparse
 import json
 import random
+import signal
 import sys
 import tempfile
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "edge_agent"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
 
+import tiny_bundle
+import yaml
+from children import kill_children
 from line import RunningAgent, make_line
 from mosquitto import Key, Mosquitto, Subscriber, key
+from proxy import Proxy
 
-CYCLE_S = 0.005  # from part to part
+PARTS = 50  # files of a round
+BROKEN = 5  # of them can't be read
+PAUSE_S = (1.5, 4.0)  # from one trouble to the next
+KEEPALIVE_S = 3
+SETTLE_S = 90.0  # for the last verdicts to arrive
 
 
 @dataclass
@@ -80,82 +95,191 @@ class Ledger:
 
     def balances(self, triggers: int) -> bool:
         """Every trigger has exactly one verdict, and every verdict has arrived, unaltered and in order."""
-        counts = {triggers, len(self.given), len(set(map(key, self.received)))}
-        return len(counts) == 1 and not (self.missing or self.disagreeing or self.out_of_order or self.gaps)
+        return triggers == len(set(map(key, self.received))) and not (
+            self.missing or self.disagreeing or self.out_of_order or self.gaps
+        )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--triggers", type=int, default=1000, help="parts to send down the line")
-    parser.add_argument("--outages", type=int, default=3, help="times the broker is stopped and started meanwhile")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the outages")
+    parser.add_argument("--triggers", type=int, default=10_000, help="parts to send down the line")
+    parser.add_argument("--rate", type=float, default=50.0, help="parts per second")
+    parser.add_argument("--kills", type=int, default=5, help="times the agent is killed")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and kinds of trouble")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     options = parser.parse_args()
-    if options.triggers < 1 or options.outages < 0:
-        parser.error("--triggers must be at least 1, --outages at least 0")
+    if options.triggers < PARTS * (options.kills + 1) or options.kills < 0 or options.rate <= 0:
+        parser.error(f"--triggers must be at least {PARTS} for each life of the agent, --kills >= 0, --rate > 0")
     with tempfile.TemporaryDirectory() as folder:
-        ledger, log = run_line(Path(folder), options.triggers, options.outages, random.Random(options.seed))
-    numbers = account(ledger, options.triggers)
+        line = Line(Path(folder), options.rate, random.Random(options.seed))
+        line.run(options.triggers, options.kills)
+    numbers = account(line)
     for name, value in numbers.items():
-        print(f"{name:28} {value}")
+        print(f"{name:34} {value}")
     if options.json:
-        options.json.write_text(json.dumps(numbers, indent=2) + "\n")
+        options.json.write_text(json.dumps({**numbers, "seed": options.seed, "rate": options.rate}, indent=1) + "\n")
     if numbers["balances"]:
         return 0
-    print(f"The ledger does not balance. Missing: {ledger.missing[:5]}, gaps: {ledger.gaps}. The agent's log:\n{log}")
+    print(f"The ledger does not balance. Missing: {line.ledger.missing[:5]}, gaps: {line.ledger.gaps}. The last log:")
+    print(line.log)
     return 1
 
 
-def run_line(folder: Path, triggers: int, outages: int, moments: random.Random) -> tuple[Ledger, str]:
-    """One run of the agent over so many triggers; the ledger, and the agent's log."""
-    parts = next(n for n in range(min(triggers, 200), 0, -1) if triggers % n == 0)
-    camera = {"top": {"kind": "folder", "path": "parts", "loop": triggers // parts, "interval_s": CYCLE_S}}
-    broker = Mosquitto(folder / "broker").start()
-    subscriber = Subscriber(broker.port)
-    mqtt = {"drain_timeout_s": 60.0, "replay_per_s": 2000.0}
-    config = make_line(folder, port=broker.port, parts=parts, cameras=camera, mqtt=mqtt)
-    ended = threading.Event()
+class Line:
+    """Broker, proxy, subscriber and agent; `run` breaks them and fills the ledger."""
 
-    def go_down_and_up() -> None:
-        for _ in range(outages):
-            if ended.wait(moments.uniform(0.0, 2.0) * triggers * CYCLE_S / (outages + 1)):
-                return
-            broker.stop()
-            ended.wait(moments.uniform(0.1, 1.0))
-            broker.start()
+    def __init__(self, folder: Path, rate: float, moments: random.Random):
+        saved = ("autosave_on_changes true", "autosave_interval 1", "max_inflight_messages 0")
+        self._broker = Mosquitto(folder / "broker", lines=saved).start()
+        self._subscriber = Subscriber(self._broker.port)
+        self._proxy = Proxy(self._broker.port)
+        mqtt = {"drain_timeout_s": SETTLE_S, "replay_per_s": 2000.0, "keepalive_s": KEEPALIVE_S}
+        self._config = make_line(folder, port=self._proxy.port, parts=PARTS, mqtt=mqtt)
+        self._rate, self._moments = rate, moments
+        self._agent: RunningAgent | None = None
+        self._ended = threading.Event()
+        parts = tiny_bundle.parts(PARTS)
+        scores = tiny_bundle.golden_arrays(parts)["image_score"]
+        self._right = {f"{n:03}.png": "pass" if score <= 1.0 else "reject" for n, score in enumerate(scores)}
+        for number in moments.sample(range(PARTS), BROKEN):
+            path = folder / "parts" / f"{number:03}.png"
+            path.write_bytes(path.read_bytes()[:-20])
+            self._right[path.name] = "unknown"
+        self.ledger, self.log = Ledger(), ""
+        self.troubles: Counter[str] = Counter()
+        self._given, self._finite = 0, 0  # verdicts so far; parts of the last life, which ends by itself
 
-    with RunningAgent(config) as agent:
-        agent.wait_given(1)
-        restless = threading.Thread(target=go_down_and_up)
-        restless.start()
-        agent.wait_for(lambda agent: len(agent.printed) >= triggers, timeout=60 + 10 * triggers * CYCLE_S)
-        ended.set()
-        restless.join()
-        agent.wait(120)
-        ledger = Ledger(set(map(key, agent.given)))
-        log = agent.log
-    subscriber.settle(ledger.given)
-    ledger.received = list(subscriber.results)
-    subscriber.close()
-    broker.stop()
-    return ledger, log
+    def run(self, triggers: int, kills: int) -> None:
+        """So many parts, in `kills` + 1 lives of the agent; the last one ends by itself when its parts are through."""
+        trouble = threading.Thread(target=self._make_trouble)
+        trouble.start()
+        try:
+            for life in range(kills):
+                goal = triggers * (life + 1) // (kills + 1)
+                self._live(loop=0, until=goal - self._given - self._moments.randrange(10))
+            left = -(-(triggers - self._given) // PARTS)
+            self._live(loop=left, until=None)
+        finally:
+            self._ended.set()
+            trouble.join(60)
+        self._subscriber.settle(self.ledger.given, quiet_s=30.0)
+        self.ledger.received = list(self._subscriber.results)
+        self._subscriber.close()
+        self._proxy.close()
+        self._broker.stop()
+
+    def _live(self, *, loop: int, until: int | None) -> None:
+        """One life of the agent: killed after so many verdicts, or to its end."""
+        config = yaml.safe_load(self._config.read_text())
+        config["cameras"] = {
+            "top": {"kind": "folder", "path": "parts", "loop": loop, "interval_s": 1.0 / self._rate}
+        }  # fmt: skip
+        self._config.write_text(yaml.safe_dump(config))
+        with RunningAgent(self._config) as agent:
+            self._agent = agent
+            if until is None:
+                expected = loop * PARTS
+                agent.wait_for(lambda a: len(a.printed) >= expected, timeout=60 + 5 * expected / self._rate)
+                self._ended.set()  # what is on its way shall arrive
+                code = agent.wait(SETTLE_S + 60)
+                assert code == 0, agent.log
+                self._finite = expected
+            else:
+                agent.wait_for(lambda a: len(a.printed) >= until, timeout=60 + 5 * until / self._rate)
+                agent.end(signal.SIGKILL)
+                self.troubles["agent killed"] += 1
+            self._agent = None
+        self._given += len(agent.given)
+        self.ledger.add_given(agent.given)
+        self.log = agent.log
+
+    def _make_trouble(self) -> None:
+        kinds = (
+            self._stop_broker, self._kill_broker, self._cut, self._cut_and_refuse,
+            lambda: self._half_open("up"), lambda: self._half_open("down"), lambda: self._half_open("up", "down"),
+            self._kill_engine,
+        )  # fmt: skip
+        order: list[Any] = []
+        while not self._ended.wait(self._moments.uniform(*PAUSE_S)):
+            order = order or self._moments.sample(kinds, len(kinds))
+            order.pop()()
+
+    def _stop_broker(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self._broker.stop(number)
+        self._ended.wait(self._moments.uniform(0.1, 1.0))
+        self._broker.start()
+        self.troubles["broker killed" if number == signal.SIGKILL else "broker stopped"] += 1
+
+    def _kill_broker(self) -> None:
+        self._stop_broker(signal.SIGKILL)
+
+    def _cut(self) -> None:
+        self._proxy.cut()
+        self.troubles["link cut"] += 1
+
+    def _cut_and_refuse(self) -> None:
+        self._proxy.cut(refuse=True)
+        self._ended.wait(self._moments.uniform(0.1, 1.5))
+        self._proxy.mend()
+        self.troubles["link cut for a while"] += 1
+
+    def _half_open(self, *ways: Any) -> None:
+        self._proxy.go_silent(*ways)
+        self._ended.wait(1.5 * KEEPALIVE_S)  # until the agent must have noticed
+        self.troubles[f"link half-open ({' and '.join(ways)})"] += 1
+
+    def _kill_engine(self) -> None:
+        agent = self._agent
+        if agent is not None and agent.printed:
+            self.troubles["engine killed"] += kill_children(agent.pid)
+
+    @property
+    def stored(self) -> set[Key]:
+        """Printed after they were durable; or received, hence durable, though a kill came before they were printed."""
+        return self.ledger.given | set(map(key, self.ledger.received))
+
+    @property
+    def triggered(self) -> int:
+        """Of the last life all that the camera had; of those before, all up to the last number that was stored."""
+        highest: dict[int, int] = {}
+        for _, _, boot, sequence in self.stored:
+            highest[boot] = max(highest.get(boot, 0), sequence)
+        killed = sorted(highest)[:-1]
+        return sum(highest[boot] + 1 for boot in killed) + self._finite
+
+    @property
+    def wrongly_said(self) -> list[Key]:
+        """A `pass` without a score or of a part that is none; any other verdict than the part's own, but unknown."""
+        wrong = []
+        for result in self.ledger.received:
+            unscored = result["verdict"] == "pass" and (result["image_score"] is None or result["reason"] is not None)
+            if unscored or result["verdict"] not in ("unknown", self._right[result["part"]]):
+                wrong.append(key(result))
+        return wrong
 
 
-def account(ledger: Ledger, triggers: int) -> dict[str, Any]:
-    latencies = sorted({key(result): result["latency_ms"] for result in ledger.received}.values()) or [float("nan")]
+def account(line: Line) -> dict[str, Any]:
+    ledger = line.ledger
+    received = {key(result): result for result in ledger.received}
+    latencies = sorted(result["latency_ms"] for result in received.values()) or [float("nan")]
+    verdicts = Counter(result["verdict"] for result in received.values())
     return {
-        "parts triggered": triggers,
-        "verdicts given": len(ledger.given),
-        "verdicts received": len(set(map(key, ledger.received))),
+        "parts triggered": line.triggered,
+        "verdicts stored": len(line.stored),
+        "verdicts received": len(received),
         "received twice": ledger.duplicates,
-        "received late (historical)": sum(result["historical"] for result in ledger.received),
+        "received late (historical)": sum(result["historical"] for result in received.values()),
         "missing": len(ledger.missing),
+        "stored, killed before printed": len(line.stored - ledger.given),
         "gaps in sequence": sum(map(len, ledger.gaps.values())),
         "out of order": len(ledger.out_of_order),
         "twice and different": len(ledger.disagreeing),
+        "wrongly said": len(line.wrongly_said),
+        **{f"verdict {verdict}": count for verdict, count in sorted(verdicts.items())},
+        **{f"trouble: {name}": count for name, count in sorted(line.troubles.items())},
         "latency ms, median": latencies[len(latencies) // 2],
         "latency ms, 99.9 %": latencies[min(len(latencies) - 1, int(0.999 * len(latencies)))],
-        "balances": ledger.balances(triggers),
+        "balances": len(line.stored) == line.triggered and ledger.balances(line.triggered) and not line.wrongly_said,
     }
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -76,9 +77,9 @@ class Mosquitto:
                     raise RuntimeError(self._config.with_suffix(".log").read_text()) from None
                 time.sleep(0.01)
 
-    def stop(self) -> None:
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None:
-            self._process.terminate()
+            self._process.send_signal(number)
             self._process.wait(START_S)
             self._process = None
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from children import children
 from ledger import Ledger
 from line import RunningAgent, make_line, running
 from mosquitto import free_port, key
@@ -14,19 +15,6 @@ from mosquitto import free_port, key
 from edge_agent.messages import Event, State
 
 SHARED = Path("/dev/shm")
-
-
-def children(pid: int) -> list[int]:
-    """Processes whose parent it is, zombies apart."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = stat.read_text().rsplit(")", 1)[1].split()[:2]
-        except OSError:
-            continue
-        if int(parent) == pid and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
 
 
 def wait_until(happened, timeout=30.0):
