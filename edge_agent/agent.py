@@ -17,6 +17,7 @@ from edge_agent.bundle import Bundle, open_bundle
 from edge_agent.cameras.open import open_camera
 from edge_agent.commands.desk import CommandDesk
 from edge_agent.commands.memory import restore
+from edge_agent.commands.model_orders import Workshop
 from edge_agent.config import AgentConfig
 from edge_agent.connection import Connection, Will
 from edge_agent.control import Control
@@ -29,6 +30,7 @@ from edge_agent.messages import Model, Origin, Result, Topics, encode
 from edge_agent.models.appoint import Appointer
 from edge_agent.models.boot import Register, start
 from edge_agent.models.judge import Judges
+from edge_agent.models.shelf import Shelf
 from edge_agent.onlookers import make_onlookers
 from edge_agent.outbox import Outbox
 from edge_agent.pictures import Album
@@ -104,10 +106,12 @@ def run(
         publisher = Publisher(
             outbox, connection, origin, window=config.mqtt.window, replay_per_s=config.mqtt.replay_per_s,
             engine=engine_state.in_service, orders=lambda: control.orders, identity=identity,
-            model=lambda: judges.in_service(None, config.camera).model,
+            model=lambda: judges.in_service(None, config.camera).model, rois=lambda: judges.rois,
         )  # fmt: skip
+        shelf = Shelf(config.models.folder, config.public_key)
+        workshop = Workshop(config.models, config.threshold, shelf, register, appointer.appoint_beside)
         desk = CommandDesk(
-            config.commands, connection, publisher, origin, control, judges, standing,
+            config.commands, connection, publisher, origin, control, judges, standing, workshop,
             engine=engine_state.in_service, wake=lambda: wake(decided),
         )  # fmt: skip
         onlookers = make_onlookers(config, engine_state)

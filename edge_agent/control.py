@@ -25,6 +25,11 @@ class Orders:
     threshold: float
     paused: bool = False
     number: int = 0  # rises with each change
+    former: tuple[str, float] | None = None  # a bundle that was just replaced, and the limit for its last parts
+
+    def limit(self, digest: str) -> float:
+        """What a score of the bundle with this digest is compared with."""
+        return self.former[1] if self.former is not None and self.former[0] == digest else self.threshold
 
 
 class Control:
@@ -41,14 +46,21 @@ class Control:
     def orders(self) -> Orders:
         return self._orders
 
-    def order(self, *, threshold: float | None = None, paused: bool | None = None) -> int:
-        """In force from the next part on; the number that `settled` takes."""
+    def order(
+        self,
+        *,
+        threshold: float | None = None,
+        paused: bool | None = None,
+        former: tuple[str, float] | None = None,
+    ) -> int:
+        """In force from the next part on; the number that `settled` takes. former: see Orders; else as it was."""
         with self._lock:
             now = self._orders
             self._orders = Orders(
                 now.threshold if threshold is None else threshold,
                 now.paused if paused is None else paused,
                 now.number + 1,
+                now.former if former is None else former,
             )
             return self._orders.number
 

@@ -62,6 +62,7 @@ AckReason = Literal[
     "disagrees",
     "engine_failed",
     "interrupted",
+    "unknown_camera",
     "unknown_bundle",
     "bad_bundle",
     "wrong_product",
@@ -235,6 +236,9 @@ class State(Payload):
     )
     threshold: float | None = Field(default=None, description="In force for the next part; null as `engine`.")
     paused: bool | None = Field(default=None, description="A command has paused the agent; null as `engine`.")
+    rois: dict[str, Box] | None = Field(
+        default=None, description="Crops that commands have set: by camera, or product/camera; null as `engine`."
+    )
 
 
 class DriftOfHealth(Part):
@@ -370,6 +374,7 @@ class Origin:
         paused: bool | None = None,
         model: Model | None = None,
         storage: Literal["disk", "memory"] | None = None,
+        rois: Mapping[str, Box] | None = None,
     ) -> State:
         return State(
             **self.ids(),
@@ -382,6 +387,7 @@ class Origin:
             storage=storage,
             threshold=threshold,
             paused=paused,
+            rois=None if rois is None else dict(rois),
         )
 
 

@@ -100,7 +100,10 @@ def take_frames(
     for sequence, frame in enumerate(camera.frames()):
         if control is not None:
             control.show(sequence, frame)
-        taken.put(_prepare(sequence, frame, judges.take(None, name), onlookers))
+        judge = judges.take(None, name)
+        if frame.image is not None:
+            judges.show(judge, name, sequence, frame.image)
+        taken.put(_prepare(sequence, frame, judge, onlookers))
     taken.put(None)
 
 
@@ -153,7 +156,7 @@ def decide_parts(
         orders = control.take_up()
         if orders.paused:
             part = Scored(part.taken, None, "paused", "A command has paused the agent; `resume` ends it.")
-        result = judge(part, origin, orders.threshold)
+        result = judge(part, origin, orders.limit(part.taken.judge.model.digest))
         messages = [Message("result", origin.topics.of("result"), encode(result))]
         if result.verdict == "reject" and part.scores is not None and part.taken.image is not None:
             anomaly_map = part.scores.anomaly_map[0]
@@ -206,6 +209,8 @@ def deliver(
         for part in parts:
             tally.count(part.result)
             given(part.result)
+            if desk is not None:
+                desk.note(part.result)
         changed, events = engine_state.take()
         publisher.raise_events(events)
         if desk is not None:

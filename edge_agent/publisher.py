@@ -17,7 +17,7 @@ from edge_agent.connection import Outcome, Session
 from edge_agent.control import Orders
 from edge_agent.engine_state import EventNote
 from edge_agent.identity import Identity
-from edge_agent.messages import EngineInService, Event, EventName, Model, Origin, Severity, State, encode
+from edge_agent.messages import Box, EngineInService, Event, EventName, Model, Origin, Severity, State, encode
 from edge_agent.outbox import Evicted, Message, Outbox, Row
 
 log = logging.getLogger(__name__)
@@ -59,12 +59,13 @@ class Publisher:
         engine: Callable[[], EngineInService | None] = lambda: None,
         orders: Callable[[], Orders | None] = lambda: None,
         model: Callable[[], Model | None] = lambda: None,
+        rois: Callable[[], Mapping[str, Box]] = dict,
         identity: Identity | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._outbox, self._broker, self._origin, self._window = outbox, broker, origin, window
         self._replay_per_s, self._monotonic = replay_per_s, monotonic
-        self._engine, self._orders, self._model = engine, orders, model  # what serves and holds now: the state's
+        self._engine, self._orders, self._model, self._rois = engine, orders, model, rois  # now: the state's
         self._correlations: dict[bytes, bytes] = {}  # of acks, by their payload
         self.delivered = 0  # results the broker has taken since the start
         self._session: Session | None = None
@@ -272,8 +273,9 @@ class Publisher:
             return self._origin.state("online", self._engine(), model=model, storage=storage)
         threshold, paused = orders.threshold, orders.paused
         return self._origin.state(
-            "online", self._engine(), threshold=threshold, paused=paused, model=model, storage=storage
-        )
+            "online", self._engine(), threshold=threshold, paused=paused, model=model, storage=storage,
+            rois=self._rois(),
+        )  # fmt: skip
 
     def _suspect_poison(self) -> None:
         """A broker hangs up on a message, every time: give up that one, not the connection.

@@ -7,36 +7,36 @@ that says the new ones hold.
 
 import logging
 import re
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from queue import Empty, SimpleQueue
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from edge_agent import clock
-from edge_agent.cameras import Frame
 from edge_agent.commands.audit import AuditLog
-from edge_agent.commands.limits import Rate, ThresholdBudget
+from edge_agent.commands.effect import Effect, Finished, ended
+from edge_agent.commands.jobs import Jobs
+from edge_agent.commands.limits import Rate
 from edge_agent.commands.memory import Kept, Memory, Remembered, Standing
+from edge_agent.commands.model_orders import ModelOrders, Workshop
+from edge_agent.commands.orders import Orders
 from edge_agent.commands.requests import (
     Command,
     Parsed,
-    Pause,
     Refusal,
-    Resume,
+    ReloadModel,
+    Rollback,
     SelfTest,
-    SetThreshold,
+    SetRoi,
     Snapshot,
     parse,
 )
-from edge_agent.commands.self_test import self_test
-from edge_agent.commands.snapshot import snapshot
+from edge_agent.commands.roi import RoiOrders
 from edge_agent.config import CommandsConfig
 from edge_agent.connection import RECEIVED_BYTES, Received
 from edge_agent.control import Control
-from edge_agent.messages import Ack, AckReason, Commanded, EngineInService, Event, Origin, encode
+from edge_agent.messages import Ack, Commanded, EngineInService, Event, Origin, Result, encode
 from edge_agent.models.judge import Judges
 from edge_agent.outbox import Message
 from edge_agent.publisher import Publisher
@@ -60,17 +60,12 @@ class _Order(NamedTuple):
     command_id: str
 
 
-class _Finished(NamedTuple):
-    command_id: str
-    outcome: Commanded
-    images: tuple[Message, ...] = ()
-
-
 class CommandDesk:
     """Remote commands of one run.
 
-    judges: a self test asks the one in service. standing: the orders that `control` began with. engine: what serves
-    now. wake: called from other threads when there is something to attend to.
+    judges: whom the commands are about; crops that an earlier run was told hold from now on. workshop: what a change of
+    model needs. standing: the orders that `control` began with. engine: what serves now. wake: called from other
+    threads when there is something to attend to.
     """
 
     def __init__(
@@ -82,6 +77,7 @@ class CommandDesk:
         control: Control,
         judges: Judges,
         standing: Standing,
+        workshop: Workshop,
         *,
         engine: Callable[[], EngineInService | None] = lambda: None,
         wake: Callable[[], None] = lambda: None,
@@ -90,23 +86,26 @@ class CommandDesk:
         time_sync: Callable[[], str] = clock.time_sync,
     ):
         self._config, self._inbox, self._publisher, self._origin = config, inbox, publisher, origin
-        self._control, self._judges, self._standing = control, judges, standing
-        self._engine, self._wake = engine, wake
+        self._control, self._judges, self._wake = control, judges, wake
         self._monotonic, self._utc, self._time_sync = monotonic, utc, time_sync
-        self._memory = Memory(publisher.outbox.recall())
-        self._budget = ThresholdBudget(config.threshold, standing.spent, monotonic)
+        kept = publisher.outbox.recall()
+        self._memory = Memory(kept)
         self._rate, self._answers = Rate(config.per_minute, monotonic), Rate(ANSWERS_PER_MINUTE, monotonic)
         self._audit = AuditLog(config.audit_file)
-        self._orders: list[_Order] = []
-        self._finished: SimpleQueue[_Finished] = SimpleQueue()
+        self._pending: list[_Order] = []
+        self._finished: SimpleQueue[Finished] = SimpleQueue()
         self._ways: dict[str, tuple[str | None, bytes | None]] = {}  # of open commands: where else to answer (MQTT 5)
-        self._waiting: tuple[str, Commanded, float] | None = None  # a snapshot without its frame, until when
-        self._testing = False
         self._flooded = False
         self._refused = 0
-        publisher.store([], keep=standing.kept())
-        for command_id, left in self._memory.open():
-            self._finish(_Finished(command_id, left.outcome or _interrupted(command_id, left)))
+        self._orders = Orders(config, control, standing, monotonic)
+        self._rois = RoiOrders(config.roi, judges, control, kept)
+        self._jobs = Jobs(control, judges, origin, self._finish_later, engine=engine, monotonic=monotonic)
+        self._models = ModelOrders(
+            workshop, judges, self._orders, self._rois, origin, self._finish, self._store, wake=wake,
+            monotonic=monotonic,
+        )  # fmt: skip
+        publisher.store([], keep={**standing.kept(), **self._rois.kept()})
+        self._finish_open()
 
     @property
     def refused(self) -> int:
@@ -115,32 +114,42 @@ class CommandDesk:
 
     def settled(self) -> tuple[str, ...]:
         """Commands whose orders hold for every verdict that comes from now on."""
-        ready = tuple(order.command_id for order in self._orders if self._control.settled(order.number))
-        self._orders = [order for order in self._orders if order.command_id not in ready]
+        ready = tuple(order.command_id for order in self._pending if self._control.settled(order.number))
+        self._pending = [order for order in self._pending if order.command_id not in ready]
         return ready
+
+    def note(self, result: Result) -> None:
+        """A verdict that is durable."""
+        self._models.note(result)
 
     def attend(self, settled: Sequence[str]) -> bool:
         """Answer what is done, look at what has come. True where the orders have changed: the state is to be told.
 
         settled: what `settled` gave before the verdicts were taken that are stored by now.
         """
-        before = self._control.orders
+        before = self._in_force()
         for command_id in settled:
             self._settle(command_id)
+        self._jobs.attend()
         self._finish_jobs()
+        self._models.attend()
         for received in self._inbox.take():
             self._receive(received)
-        return self._control.orders != before
+        return self._in_force() != before
 
     def close(self) -> None:
         """The line has ended: what is still open is answered now."""
-        for order in self._orders:
+        for order in self._pending:
             self._settle(order.command_id)
-        self._orders = []
-        self._control.want_frame(None)
+        self._pending = []
+        self._jobs.close()
+        self._models.close()
         self._finish_jobs()
-        for command_id, left in self._memory.open():
-            self._finish(_Finished(command_id, left.outcome or _interrupted(command_id, left)))
+        self._finish_open()
+
+    def _in_force(self) -> tuple[Any, ...]:
+        judges = self._judges.all().items()
+        return self._control.orders, {key: (judge.model, judge.roi) for key, judge in judges}
 
     def _receive(self, received: Received) -> None:
         parsed = Parsed(refusal=Refusal("oversized", f"It has {received.size} bytes; {RECEIVED_BYTES} are the limit."))
@@ -176,12 +185,12 @@ class CommandDesk:
             return Refusal("unknown_issuer", f"{request.issued_by} is not in commands.issuers of the agent's file.")
         if refusal := self._out_of_time(request, received):
             return refusal
-        if isinstance(request, SetThreshold) and (refusal := self._refuses_threshold(request)):
+        if isinstance(request, SetRoi):
+            refusal = self._rois.refuses(request)
+        else:
+            refusal = self._orders.refuses(request) or self._jobs.refuses(request) or self._models.refuses(request)
+        if refusal is not None:
             return refusal
-        if isinstance(request, Snapshot) and self._waiting is not None:
-            return Refusal("busy", "Another snapshot waits for its frame.")
-        if isinstance(request, SelfTest) and self._testing:
-            return Refusal("busy", "Another self test is running.")
         if not self._rate.allows():
             return Refusal("too_many", f"{self._config.per_minute} commands a minute are allowed here.")
         return None
@@ -210,112 +219,69 @@ class CommandDesk:
             left = min(left, received.monotonic + received.expiry_s - self._monotonic())
         return left
 
-    def _refuses_threshold(self, request: SetThreshold) -> Refusal | None:
-        if (wanted := request.arguments.threshold) is not None:
-            return self._budget.refuses(self._standing.threshold, wanted)
-        if not self._standing.earlier:
-            return Refusal("nothing_to_undo", "No command has changed the threshold.")
-        return None
-
     def _accept(self, request: Command, digest: str, received: Received) -> None:
         """Remember it, and its effect, in one transaction with the first ack; then let it happen."""
-        command_id, standing = request.command_id, self._standing
+        command_id = request.command_id
         about = Commanded(
             command_id=command_id, command=request.command, issued_by=request.issued_by, status="accepted"
         )
-        outcome: Commanded | None = None
-        if isinstance(request, SetThreshold):
-            standing, outcome = self._with_threshold(request, about)
-        elif isinstance(request, Pause | Resume):
-            standing = replace(standing, paused=isinstance(request, Pause))
-            detail = "No part is judged until `resume`." if standing.paused else "Parts are judged."
-            outcome = _ended(about, None, detail)
+        effect = self._effect(request, about, received)
         self._ways[command_id] = (self._response_topic(received), received.correlation)
         answer, messages = self._answer(about)
-        kept: Kept = standing.kept() if standing != self._standing else {}
-        kept |= self._memory.note(command_id, digest, answer, executed=True, outcome=outcome, open=True)
-        self._publisher.store(messages, keep=kept)
-        self._standing = standing
-        if outcome is not None:
-            number = self._control.order(threshold=standing.threshold, paused=standing.paused)
-            self._orders.append(_Order(number, command_id))
+        kept = self._memory.note(command_id, digest, answer, executed=True, outcome=effect.outcome, open=True)
+        self._publisher.store(messages, keep={**effect.kept, **kept})
+        number = effect.begin()
+        if number is not None:
+            self._pending.append(_Order(number, command_id))
             self._wake()
-        elif isinstance(request, Snapshot):
-            until = self._monotonic() + self._left(request, received)
-            self._waiting = (command_id, about, until)
-            self._control.want_frame(lambda sequence, frame: self._start(self._snapshot, about, sequence, frame))
-        elif isinstance(request, SelfTest):
-            self._testing = True
-            self._start(self._self_test, about)
 
-    def _with_threshold(self, request: SetThreshold, about: Commanded) -> tuple[Standing, Commanded]:
-        before, wanted = self._standing, request.arguments.threshold
-        if wanted is None:
-            after = before.undone()
-        else:
-            self._budget.spend(abs(wanted - before.threshold))
-            after = before.with_threshold(wanted, tuple(self._budget.spent))
-        change = {"threshold": after.threshold, "threshold_before": before.threshold}
-        detail = f"The threshold went from {before.threshold:g} to {after.threshold:g}."
-        return after, about.model_copy(update={"status": "done", "detail": detail, **change})
+    def _effect(self, request: Command, about: Commanded, received: Received) -> Effect:
+        if isinstance(request, ReloadModel | Rollback):
+            return self._models.accept(request, about)
+        if isinstance(request, SetRoi):
+            return self._rois.accept(request, about)
+        if isinstance(request, Snapshot | SelfTest):
+            return self._jobs.accept(request, about, self._monotonic() + self._left(request, received))
+        return self._orders.accept(request, about)
 
-    def _start(self, job: Callable[..., None], *arguments: object) -> None:
-        threading.Thread(target=job, args=arguments, name="command", daemon=True).start()
-
-    def _snapshot(self, about: Commanded, sequence: int, frame: Frame) -> None:
-        """In a thread of its own."""
-        result_id = self._origin.result_id(sequence)
-        reason, detail, images = snapshot(self._origin, result_id, frame)
-        outcome = _ended(about, reason, detail).model_copy(update={"result_id": result_id})
-        self._finished.put(_Finished(str(about.command_id), outcome, images))
-        self._wake()
-
-    def _self_test(self, about: Commanded) -> None:
-        """In a thread of its own: the engine answers between two parts."""
-        judge = self._judges.take(None, self._origin.camera)
-        try:
-            reason, detail, golden = self_test(self._control, judge, self._engine_name)
-        finally:
-            self._judges.release(judge)
-        outcome = _ended(about, reason, detail).model_copy(update={"golden": golden})
-        self._finished.put(_Finished(str(about.command_id), outcome))
-        self._wake()
-
-    def _engine_name(self) -> str:
-        engine = self._engine()
-        return "The engine" if engine is None else f"{engine.name} ({engine.precision})"
+    def _store(self, messages: Sequence[Message], kept: Kept) -> None:
+        self._publisher.store(messages, keep=kept)
 
     def _settle(self, command_id: str) -> None:
         known = self._memory.get(command_id)
         if known is not None and known.open and known.outcome is not None:
-            self._finish(_Finished(command_id, known.outcome))
+            self._finish(Finished(command_id, known.outcome))
+
+    def _finish_later(self, finished: Finished) -> None:
+        """From any thread."""
+        self._finished.put(finished)
+        self._wake()
 
     def _finish_jobs(self) -> None:
         while True:
             try:
                 self._finish(self._finished.get_nowait())
             except Empty:
-                break
-        if self._waiting is not None and self._monotonic() > self._waiting[2]:
-            command_id, about, _ = self._waiting
-            self._control.want_frame(None)
-            detail = "The camera gave no frame before the command expired."
-            self._finish(_Finished(command_id, _ended(about, "no_frame", detail)))
+                return
 
-    def _finish(self, finished: _Finished) -> None:
+    def _finish_open(self) -> None:
+        """What was accepted, and has no last answer: it has happened, or it never will."""
+        for command_id, left in self._memory.open():
+            about = _outcome_of(left.answer.encode())
+            outcome = left.outcome or self._models.ended_as(command_id, about)
+            self._finish(Finished(command_id, outcome or _interrupted(about)))
+
+    def _finish(self, finished: Finished) -> None:
         """The last ack and the audit event, in one transaction; a second outcome of the same command is none."""
-        command_id, outcome, images = finished
-        if outcome.command == "self_test":
-            self._testing = False
-        if self._waiting is not None and self._waiting[0] == command_id:
-            self._waiting = None
+        command_id, outcome, messages, kept = finished
+        self._jobs.told(finished)
         known = self._memory.get(command_id)
         if known is None or not known.open:
             return
-        answer, messages = self._answer(outcome)
+        answer, acks = self._answer(outcome)
         self._ways.pop(command_id, None)
-        kept = self._memory.note(command_id, known.digest, answer, executed=True)
-        self._publisher.store([*images, *messages, self._audited(outcome)], keep=kept)
+        noted = self._memory.note(command_id, known.digest, answer, executed=True)
+        self._publisher.store([*messages, *acks, self._audited(outcome)], keep={**kept, **noted})
 
     def _refuse(self, parsed: Parsed, refusal: Refusal, received: Received, *, remember: bool = False) -> None:
         """Say so, where an id says to whom; at a rate that no flood can raise."""
@@ -395,15 +361,9 @@ class CommandDesk:
         return Message("event", self._origin.topics.of("event"), encode(event))
 
 
-def _ended(about: Commanded, reason: AckReason | None, detail: str) -> Commanded:
-    """Done; or failed, for a reason."""
-    return about.model_copy(update={"status": "failed" if reason else "done", "reason": reason, "detail": detail})
-
-
-def _interrupted(command_id: str, left: Remembered) -> Commanded:
-    """Of a command that was accepted, and whose end this agent did not see."""
-    about = _outcome_of(left.answer.encode())
-    return _ended(about, "interrupted", "The agent ended before it was done. Send it again under another id.")
+def _interrupted(about: Commanded) -> Commanded:
+    """Of a command that was accepted, and that the agent's end has cut short."""
+    return ended(about, "interrupted", "The agent ended before it was done. Send it again under another id.")
 
 
 def _outcome_of(payload: bytes) -> Commanded:

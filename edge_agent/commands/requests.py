@@ -4,16 +4,15 @@ import hashlib
 import json
 import re
 from datetime import datetime, timezone
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from edge_agent.messages import AckReason
+from edge_agent.messages import AckReason, Box
+from edge_agent.models.shelf import NAME
 
 IDENTIFIER = r"^[A-Za-z0-9._-]{1,64}$"
-# All verbs of the topic tree's version 1. This release knows fewer (`Command`), and refuses the others as unknown.
-VERBS = ("set_threshold", "pause", "resume", "snapshot", "self_test", "reload_model", "set_roi", "rollback")
 
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 
@@ -37,6 +36,51 @@ class ThresholdArguments(Section):
 
     threshold: float | None = Field(default=None, gt=0.0, description="What image_score is compared with.")
     undo: Literal[True] | None = Field(default=None, description="Give back the threshold before the present one.")
+
+
+class ReloadArguments(Section):
+    """Which bundle, by exactly one of `path` and `version`; whom it is to judge for."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["path"]}, {"required": ["version"]}]})
+
+    path: Annotated[str, Field(pattern=NAME)] | None = Field(
+        default=None, description="The bundle's folder in `models.folder`: its name, nothing else."
+    )
+    version: int | None = Field(default=None, ge=1, description="The version of the product in service.")
+    shadow_parts: int = Field(
+        default=0, ge=0, le=100_000, description="So many parts are scored by both before it takes over."
+    )
+    product: Identifier | None = Field(default=None, description="Left out: what judges parts without a product.")
+    camera: Identifier | None = Field(default=None, description="Left out: all cameras that share the bundle.")
+
+
+class RollbackArguments(Section):
+    """Whose bundle."""
+
+    product: Identifier | None = Field(default=None, description="Left out: what judges parts without a product.")
+    camera: Identifier | None = Field(default=None, description="Left out: all cameras that share the bundle.")
+
+
+class RoiArguments(Section):
+    """The crop box in pixels of the whole upright frame, all four; or undo."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["x", "y", "width", "height"]}, {"required": ["undo"]}]}
+    )
+
+    x: int | None = Field(default=None, ge=0)
+    y: int | None = Field(default=None, ge=0)
+    width: int | None = Field(default=None, ge=1)
+    height: int | None = Field(default=None, ge=1)
+    undo: Literal[True] | None = Field(default=None, description="Give back the crop before the present one.")
+    product: Identifier | None = Field(default=None, description="Left out: what judges parts without a product.")
+    camera: Identifier | None = Field(default=None, description="May be left out where there is one.")
+
+    @property
+    def box(self) -> Box | None:
+        """None: undo."""
+        sides = (self.x, self.y, self.width, self.height)
+        return None if None in sides else cast(Box, sides)
 
 
 class Request(Section):
@@ -104,7 +148,43 @@ class SelfTest(Request):
     arguments: NoArguments = NoArguments()
 
 
-Command = SetThreshold | Pause | Resume | Snapshot | SelfTest
+class ReloadModel(Request):
+    """Another bundle judges, once it is verified, proved on this device, and compared where that is asked for."""
+
+    command: Literal["reload_model"]
+    arguments: ReloadArguments
+
+    @field_validator("arguments")
+    @classmethod
+    def _is_one(cls, value: ReloadArguments) -> ReloadArguments:
+        if (value.path is None) == (value.version is None):
+            raise ValueError("give path, or version")
+        return value
+
+
+class Rollback(Request):
+    """The bundle before judges again."""
+
+    command: Literal["rollback"]
+    arguments: RollbackArguments = RollbackArguments()
+
+
+class SetRoi(Request):
+    """Look at another part of the frame, from the next part on, until another bundle comes."""
+
+    command: Literal["set_roi"]
+    arguments: RoiArguments
+
+    @field_validator("arguments")
+    @classmethod
+    def _is_one(cls, value: RoiArguments) -> RoiArguments:
+        given = [side is not None for side in (value.x, value.y, value.width, value.height)]
+        if any(given) == (value.undo is not None) or any(given) != all(given):
+            raise ValueError("give x, y, width and height, or undo: true")
+        return value
+
+
+Command = SetThreshold | Pause | Resume | Snapshot | SelfTest | ReloadModel | Rollback | SetRoi
 COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Discriminator("command")])
 KNOWN = tuple(get_args(kind.model_fields["command"].annotation)[0] for kind in get_args(Command))
 
@@ -120,7 +200,7 @@ class Parsed(NamedTuple):
     """What could be read: `command_id` where it can be answered, and exactly one of the last two."""
 
     command_id: str | None = None
-    command: str | None = None  # one of VERBS
+    command: str | None = None  # one of KNOWN
     issued_by: str | None = None
     digest: str = ""  # of the content, whatever the order of its fields: tells a repetition from another command
     request: Command | None = None
@@ -142,13 +222,12 @@ def parse(payload: bytes) -> Parsed:
         return Parsed(refusal=Refusal("malformed", "It is nested too deeply."))
     read = Parsed(
         command_id=_identifier(value.get("command_id")),
-        command=verb if isinstance(verb, str) and verb in VERBS else None,
+        command=verb if isinstance(verb, str) and verb in KNOWN else None,
         issued_by=_identifier(value.get("issued_by")),
         digest=digest,
     )
     if isinstance(verb, str) and verb not in KNOWN:
-        named = read.command or "this command"
-        detail = f"This version doesn't know {named}. It knows {', '.join(KNOWN)}."
+        detail = f"This version doesn't know this command. It knows {', '.join(KNOWN)}."
         return read._replace(refusal=Refusal("unknown_command", detail))
     try:
         return read._replace(request=COMMANDS.validate_python(value))

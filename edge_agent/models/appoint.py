@@ -9,7 +9,10 @@ from edge_agent.engines.build import Builder, build_candidate
 from edge_agent.engines.child import Candidate, Opener, open_candidate
 from edge_agent.engines.choose import candidates
 from edge_agent.engines.serve import serve_bundle
+from edge_agent.engines.supervise import Supervisor
 from edge_agent.models.judge import Judge
+
+LOOK_S = 0.2
 
 
 class Appointer:
@@ -29,12 +32,24 @@ class Appointer:
         self._config, self._state = config, state
         self._opener, self._builder = opener, builder
 
-    def appoint(self, bundle: Bundle, *, speaks: bool = True, closing: threading.Event | None = None) -> Judge:
-        """EngineError where no engine can be trusted with the bundle here.
+    def appoint(self, bundle: Bundle) -> Judge:
+        """One that serves as soon as it can, while what is not built yet is built beside the line.
 
-        speaks: what its engine says of itself is published at once; otherwise when its `voice` is told to speak.
+        EngineError where no engine can be trusted with the bundle here.
+        """
+        return self._appoint(bundle, speaks=True, closing=threading.Event())[0]
+
+    def appoint_beside(self, bundle: Bundle, closing: threading.Event) -> Judge:
+        """One that is to replace another: its engine is built first, and says nothing until its `voice` may speak.
+
         closing: where it becomes set, all that was started for the judge ends.
         """
+        judge, engine = self._appoint(bundle, speaks=False, closing=closing)
+        while engine.building and not closing.wait(LOOK_S):
+            pass
+        return judge
+
+    def _appoint(self, bundle: Bundle, *, speaks: bool, closing: threading.Event) -> tuple[Judge, Supervisor]:
         settings, voice = self._config.engine, Voice(self._state, speaks=speaks)
         engine = serve_bundle(
             bundle,
@@ -50,7 +65,7 @@ class Appointer:
             on_incident=voice.note_incident,
             closing=closing,
         )
-        return Judge.of(bundle, engine, voice)
+        return Judge.of(bundle, engine, voice), engine
 
 
 def engine_candidates(config: AgentConfig) -> list[Candidate]:

@@ -5,6 +5,9 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
 
 from edge_agent.bundle import Bundle
 from edge_agent.engine_state import Voice
@@ -50,6 +53,12 @@ class Judge:
         return replace(self, roi=roi, preprocessing=own if roi is None else own.model_copy(update={"crop": roi}))
 
 
+class Shadow(Protocol):
+    """What a trial wants to see of the line."""
+
+    def show(self, judge: Judge, camera: str, sequence: int, image: np.ndarray) -> None: ...
+
+
 class Judges:
     """The judges of one agent, by product and camera; for any thread.
 
@@ -63,6 +72,7 @@ class Judges:
         self._held: Counter[int] = Counter()  # parts out, by the id of their engine
         self._leaving: dict[int, Slotted] = {}  # engines that get no new part
         self._closers: list[threading.Thread] = []
+        self.shadow: Shadow | None = None  # scores parts beside a judge, and has no say
 
     def in_service(self, product: str | None, camera: str) -> Judge:
         """Who judges the next part. UnknownProduct where there is none."""
@@ -101,9 +111,26 @@ class Judges:
             self._leaving = {key: engine for key, engine in leaving.items() if key not in serving}
             self._close_idle()
 
-    def keys(self) -> tuple[Key, ...]:
+    def of(self, product: str | None, camera: str | None) -> dict[Key, Judge]:
+        """Who judges this product now, under this camera or (None) under all that know it."""
         with self._lock:
-            return tuple(self._judges)
+            judges = self._judges.items()
+            return {key: judge for key, judge in judges if key[0] == product and camera in (None, key[1])}
+
+    def all(self) -> dict[Key, Judge]:
+        """Who judges now."""
+        with self._lock:
+            return dict(self._judges)
+
+    @property
+    def rois(self) -> dict[str, Crop]:
+        """The crops that commands have set: by camera, or product/camera."""
+        return {name_of(key): judge.roi for key, judge in self.all().items() if judge.roi is not None}
+
+    def show(self, judge: Judge, camera: str, sequence: int, image: np.ndarray) -> None:
+        """To whom it may concern: the frame that `judge` is about to get, uint8 [h, w, 3]. Returns at once."""
+        if (shadow := self.shadow) is not None:
+            shadow.show(judge, camera, sequence, image)
 
     def close(self) -> None:
         """End all engines, at once."""
@@ -128,6 +155,17 @@ class Judges:
             thread = threading.Thread(target=_close, args=(self._leaving.pop(key),), name="engine end", daemon=True)
             self._closers = [each for each in self._closers if each.is_alive()] + [thread]
             thread.start()
+
+
+def name_of(key: Key) -> str:
+    """`camera`, or `product/camera`: neither holds a slash."""
+    product, camera = key
+    return camera if product is None else f"{product}/{camera}"
+
+
+def key_of(name: str) -> Key:
+    product, slash, camera = name.rpartition("/")
+    return (product if slash else None, camera)
 
 
 def _close(engine: Slotted) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_agent.bundle import Bundle
 from edge_agent.durable import sync_folder
-from edge_agent.models.judge import Key
+from edge_agent.models.judge import Key, key_of, name_of
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def read_record(path: Path, *, set_aside: bool = True) -> tuple[Record, str | No
 
 def write_record(path: Path, record: Record) -> None:
     """Returns once it is durable. RecordError where it can't be: then the old one is untouched."""
-    body = _File(entries={_name(key): entry for key, entry in record.entries.items()}).model_dump(mode="json")
+    body = _File(entries={name_of(key): entry for key, entry in record.entries.items()}).model_dump(mode="json")
     data = json.dumps({**body, "sha256": _digest(body)}, indent=1).encode()
     beside = path.with_name(f"{path.name}.new")
     try:
@@ -147,19 +147,8 @@ def _parse(data: bytes) -> Record:
         raise ValueError(str(error)) from error
     if read.format != FORMAT:
         raise ValueError(f"its format is {read.format}")
-    return Record({_key(name): entry for name, entry in read.entries.items()})
+    return Record({key_of(name): entry for name, entry in read.entries.items()})
 
 
 def _digest(body: object) -> str:
     return sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _name(key: Key) -> str:
-    """`camera`, or `product/camera`: neither holds a slash."""
-    product, camera = key
-    return camera if product is None else f"{product}/{camera}"
-
-
-def _key(name: str) -> Key:
-    product, slash, camera = name.rpartition("/")
-    return (product if slash else None, camera)

@@ -14,6 +14,7 @@ from edge_agent.preprocess import prepare
 
 WAITING = 2  # frames; a part that comes while so many wait is not compared, for the line never waits
 LOOK_S = 0.2
+ROUNDING = 1e-9  # 0.07 of 100 parts are 7
 
 Place = tuple[str, int]  # camera, sequence
 
@@ -49,8 +50,8 @@ class Shadow:
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._new, self._digest, self._threshold = new, digest, threshold
-        self._parts, self._monotonic = parts, monotonic
-        self._most = int(max_flip_rate * parts)  # flips
+        self.parts, self._monotonic = parts, monotonic
+        self.most_flips = int(max_flip_rate * parts + ROUNDING)
         self._lock = threading.Lock()
         self._frames: Queue[tuple[Place, np.ndarray]] = Queue(WAITING)
         self._verdicts: dict[Place, list[Verdict | None]] = {}  # [in service, new] of parts that were shown
@@ -77,11 +78,11 @@ class Shadow:
     @property
     def done(self) -> bool:
         """Enough parts, or too many flips for any more parts to make up for."""
-        return self.compared.parts >= self._parts or self.failed
+        return self.compared.parts >= self.parts or self.failed
 
     @property
     def failed(self) -> bool:
-        return self.compared.flips > self._most
+        return self.compared.flips > self.most_flips
 
     def run(self, timeout_s: float, cancelled: threading.Event) -> Compared:
         """Score what is shown until it is done, cancelled, or the time has run out."""

@@ -28,7 +28,7 @@ class Shelf:
             raise NotOnTheShelf("A bundle is named by the name of its folder in models.folder, not by a path.")
         path = self.folder / name
         if path.is_symlink() or not path.is_dir():
-            raise NotOnTheShelf(f"models.folder has no folder {name}. Copy the bundle there first.")
+            raise NotOnTheShelf("models.folder has no folder of that name. Copy the bundle there first.")
         return path
 
     def version(self, product: str, version: int) -> Path:
@@ -43,9 +43,9 @@ class Shelf:
         if len(found) == 1:
             return found[0]
         if not found:
-            raise NotOnTheShelf(f"models.folder has no version {version} of {product}. Copy the bundle there first.")
+            raise NotOnTheShelf(f"models.folder has no bundle of that version of {product}. Copy it there first.")
         names = ", ".join(path.name for path in found[:3])
-        raise NotOnTheShelf(f"models.folder has several bundles of version {version} of {product}: {names}. Name one.")
+        raise NotOnTheShelf(f"models.folder has several bundles of that version of {product}: {names}. Name one.")
 
     def open(self, path: Path) -> Bundle:
         """Every file checked, and the signature where there is a key. BundleError otherwise."""

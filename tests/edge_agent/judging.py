@@ -1,8 +1,12 @@
 """Judges of one camera for tests of what stands around them: an engine that needs no bundle."""
 
+from edge_agent.commands.model_orders import Workshop
 from edge_agent.engines import as_slotted
 from edge_agent.messages import Model
+from edge_agent.models.boot import Register
 from edge_agent.models.judge import Judge, Judges
+from edge_agent.models.settings import ModelsConfig
+from edge_agent.models.shelf import Shelf
 
 MODEL = Model(name="dots", version=3, digest="0" * 64, system="tiny")
 
@@ -22,3 +26,10 @@ class IdleEngine:
 
     def close(self):
         self.closed = True
+
+
+def workshop_of(folder, *, threshold=1.0, **settings):
+    """For changes of model that need no engine of their own: `appoint` gives an idle one."""
+    config = ModelsConfig(record=folder / "models.json", **settings)
+    shelf, register = Shelf(config.folder, None), Register(config.record)
+    return Workshop(config, threshold, shelf, register, lambda bundle, closing: Judge.of(bundle, IdleEngine()))
