@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from train.detectors import Detector
 from train.durable import write_text
 from train.fit_threshold import Thresholds
 from train.inputs import TrainingInputs, encode_all, parts_of, training_inputs
-from train.loop import TrainState, TrainSteps, by_index, make_train_steps, mean_loss
+from train.loop import TrainState, TrainSteps, by_index, make_train_steps
 from train.mask import MASK_FILE, Mask, load_mask, write_mask
 from train.optimizer import build_plateau
+from train.pictures import PICTURES, write_picture
+from train.players import Phase, all_players, batches_per_step, phase_at, turns_of
 from train.progress import Work
 from train.provenance import describe
 from train.run import (
@@ -91,7 +93,7 @@ def fit(
     """
     split = split_good(dataset.train, config.validation_fraction, config.seed)
     mask = _mask(detector, config, dataset, out)
-    config = _with_steps(config, len(split.train) * len(parts_of(detector, config, mask)))
+    config = _with_steps(detector, config, len(split.train) * len(parts_of(detector, config, mask)))
     frozen = _frozen_part(detector, config, out)
     _open_folder(detector, config, dataset, out, frozen, mask, product=product, resume=resume)
     preprocessing = preprocessing_of(config)
@@ -108,16 +110,18 @@ def fit(
     return thresholds
 
 
-def _with_steps(config: Any, n_train: int) -> Any:
+def _with_steps(detector: Detector, config: Any, n_train: int) -> Any:
     """The config with an epoch's steps as a number; 0 stands for one pass over the training images, or their tiles."""
     if config.steps_per_epoch:
         return config
-    if n_train < config.batch_size:
+    batches = batches_per_step(detector.phases(config))
+    if n_train < config.batch_size * batches:
+        several = "a batch" if batches == 1 else f"{batches} batches"
         raise RunError(
-            f"{n_train} training images don't fill a batch of {config.batch_size}, so an epoch of one pass has no "
+            f"{n_train} training images don't fill {several} of {config.batch_size}, so an epoch of one pass has no "
             "step. Set a smaller batch_size, or steps_per_epoch."
         )
-    return config.model_copy(update={"steps_per_epoch": n_train // config.batch_size})
+    return config.model_copy(update={"steps_per_epoch": n_train // (config.batch_size * batches)})
 
 
 def _mask(detector: Detector, config: RunConfig, dataset: Dataset, out: Path) -> Mask | None:
@@ -231,30 +235,38 @@ def _train(
         inputs = training_inputs(detector, config, frozen, samples, preprocessing_of(config), mask)
         if detector.measure is not None and start == 0:
             state = _measured(detector, graph, state, inputs)
-        train_steps = training_steps(detector, config, graph, inputs)
+        steps_of = cache(lambda phase: training_steps(detector, config, graph, inputs, phase))
+        phases = detector.phases(config)
         validate = _validation(detector, config, graph, encode_all(detector, config, frozen, held_out, mask))
+        draw = _drawing(detector, config, graph)
         with (
             SummaryWriter(str(out / "events"), purge_step=start, flush_secs=10) as events,
             Work("training", total, done=start) as work,
         ):
             for epoch in range(start // config.steps_per_epoch, config.epochs):
-                losses = []
+                train_steps, collected = steps_of(phase_at(phases, epoch)), []
                 first = epoch * config.steps_per_epoch
                 for batches in stacked(inputs.batches(first, first + config.steps_per_epoch), _per_dispatch(config)):
                     state, metrics = train_steps(state, jnp.asarray(batches), inputs.resident)
-                    losses.append(np.asarray(metrics["loss"]))
-                    _check_finite(losses[-1], int(state.step), checkpoints, out)
-                    work.done(len(losses[-1]), f"loss {losses[-1][-1]:.5g}")
-                loss = float(np.mean(np.concatenate(losses)))
-                _check_divergence(loss, history, epoch, checkpoints, out)
-                figures = {"loss": loss, **validate(state, epoch)}
+                    collected.append({name: np.asarray(values) for name, values in metrics.items()})
+                    losses = collected[-1]["loss"]
+                    _check_finite(losses, int(state.step), checkpoints, out)
+                    work.done(len(losses), f"loss {losses[-1]:.5g}")
+                figures = {name: float(np.mean(np.concatenate([m[name] for m in collected]))) for name in collected[0]}
+                loss = figures["loss"]
+                if len(all_players(phases)) == 1:  # where players work against each other, losses rise as they should
+                    _check_divergence(loss, history, epoch, checkpoints, out)
+                figures |= validate(state, epoch)
                 if config.schedule == "plateau":
                     _, plateau_state = plateau.update({}, state.plateau, value=jnp.asarray(-figures[detector.monitor]))
                     state = state._replace(plateau=plateau_state)
                 history = {
                     "best_loss": min(loss, history.get("best_loss", loss)),
                     "first_loss": history.get("first_loss", loss),
+                    "figures": [*history.get("figures", ()), figures],
                 }
+                if detector.picture is not None:
+                    write_picture(out / PICTURES / f"epoch_{epoch + 1:04}.png", draw(state))
                 checkpoints.save(state, figures, history)
                 for name, value in figures.items():
                     events.add_scalar(name, value, int(state.step))
@@ -263,6 +275,8 @@ def _train(
                     f"epoch {epoch + 1}/{config.epochs}: loss {loss:.5g}, held-out {detector.monitor} "
                     f"{figures[detector.monitor]:.2f} {detector.monitor_unit}"
                 )
+                for sentence in detector.watch(figures, config):
+                    work.say(f"epoch {epoch + 1}: {sentence}")
 
 
 def _measured(detector: Detector, graph: nnx.GraphDef, state: TrainState, inputs: TrainingInputs) -> TrainState:
@@ -274,26 +288,32 @@ def _measured(detector: Detector, graph: nnx.GraphDef, state: TrainState, inputs
 
 
 def training_steps(
-    detector: Detector, config: RunConfig, graph: nnx.GraphDef, inputs: TrainingInputs | None = None
+    detector: Detector,
+    config: RunConfig,
+    graph: nnx.GraphDef,
+    inputs: TrainingInputs | None = None,
+    phase: Phase | None = None,
 ) -> TrainSteps:
-    """The compiled training step of a detector, written out on a CPU and scanned elsewhere."""
+    """The compiled training step of a detector, by default of its first phase; written out on a CPU, else scanned."""
+    phases = detector.phases(config)
     return make_train_steps(
-        _loss_fn(detector, config, graph),
-        detector.optimizer(config),
+        turns_of((phase or phases[0]).players, config, graph),
         unroll=jax.default_backend() == "cpu",
         inputs_of=inputs.inputs_of if inputs else by_index,
+        batches_per_step=batches_per_step(phases),
         micro_batches=detector.micro_batches(config),
         average_decay=detector.average_decay(config),
     )
 
 
-def _loss_fn(detector: Detector, config: RunConfig, graph: nnx.GraphDef) -> Any:
-    def loss_fn(params: nnx.State, rest: nnx.State, inputs: Any, key: Array) -> Any:
-        model = nnx.merge(graph, params, rest, copy=True)
-        loss, metrics = mean_loss(*detector.loss(model, inputs, key, config))
-        return loss, (nnx.state(model, nnx.Not(nnx.Param)), metrics)
+def _drawing(detector: Detector, config: RunConfig, graph: nnx.GraphDef) -> Callable[[TrainState], np.ndarray]:
+    def draw(state: TrainState) -> np.ndarray:
+        model = nnx.merge(graph, state.scoring_params, state.rest, copy=True)
+        model.eval()
+        assert detector.picture is not None
+        return detector.picture(model, config)
 
-    return loss_fn
+    return draw
 
 
 def _validation(detector: Detector, config: RunConfig, graph: nnx.GraphDef, held_out: Any) -> Any:

@@ -24,6 +24,7 @@ from train.data.folder import Sample
 from train.detectors import Detector
 from train.loop import by_index
 from train.mask import Mask
+from train.players import batches_per_step
 from train.progress import Work
 from train.tiling import Tiling
 
@@ -95,7 +96,8 @@ def training_inputs(
 ) -> TrainingInputs:
     """Reads (and encodes) the training images as far as they may stay in memory."""
     paths, parts = [sample.path for sample in samples], parts_of(detector, config, mask)
-    count, seed, batch = len(samples) * len(parts), config.seed, config.batch_size
+    count, seed = len(samples) * len(parts), config.seed
+    batch = config.batch_size * batches_per_step(detector.phases(config))
 
     def by_position(start: int, stop: int) -> Iterator[np.ndarray]:
         return resident_batches(count, seed, start=start, stop=stop, batch=batch)

@@ -9,6 +9,7 @@ mask.png         what is judged, white, at model size; only where the run has a 
 checkpoints/     Orbax: the newest two and the best
 thresholds.json  fitted on the held-out images when training has ended
 events/          TensorBoard
+pictures/        what a generator drew after each epoch; only of detectors that have one
 metrics.json, report.html   written by `evaluate`
 """
 
@@ -35,9 +36,10 @@ from train.detectors.detector import FrozenPart
 from train.durable import write_file
 from train.evaluate import About, HeldOut
 from train.fit_threshold import Thresholds, fit_thresholds
-from train.loop import TrainState
+from train.loop import TrainState, initial_optimizers
 from train.mask import MASK_FILE, Mask
 from train.optimizer import build_plateau
+from train.players import all_players, turns_of
 from train.provenance import Value, versions
 
 SCORE_BATCH = 8
@@ -61,6 +63,7 @@ class TrainedRun:
     thresholds: Thresholds | None  # None until training has ended
     provenance: dict[str, Value]
     mask: Mask | None = None  # of judged pixels, at model size
+    figures: tuple[dict[str, float], ...] = ()  # of every epoch up to the checkpoint
 
     @property
     def system(self) -> str:
@@ -156,7 +159,7 @@ def initial_state(detector: Detector, config: RunConfig) -> tuple[nnx.GraphDef, 
         step=jax.numpy.zeros((), jax.numpy.int32),
         params=params,
         rest=rest,
-        opt_state=detector.optimizer(config).init(params),
+        opt_state=initial_optimizers(turns_of(all_players(detector.phases(config)), config, graph), params),
         plateau=build_plateau(config).init(params),
         key=jax.random.key(config.seed),
         average=jax.tree.map(jax.numpy.copy, params) if detector.average_decay(config) else None,
@@ -197,13 +200,14 @@ def open_run(folder: Path, overrides: Sequence[str] = (), *, step: int | None = 
         if step is None:
             raise RunError(f"{folder} has no checkpoint yet. Let `train fit --resume` finish it.")
         drawn = state.params
-        state, _ = checkpoints.restore(step or checkpoints.steps[0], state)
+        state, history = checkpoints.restore(step or checkpoints.steps[0], state)
     model = nnx.merge(graph, state.scoring_params if step else drawn, state.rest)
     model.eval()
     frozen = _restore_frozen(folder, detector, config)
     weights = jax.tree.map(jax.numpy.asarray, detector.fold(model, frozen, config))
     mask = restore_mask(folder, provenance)
-    run = TrainedRun(folder, detector, config, step, weights, _read_thresholds(folder), provenance, mask)
+    figures = tuple(history.get("figures", ()))
+    run = TrainedRun(folder, detector, config, step, weights, _read_thresholds(folder), provenance, mask, figures)
     if changed and run.thresholds is not None:
         return replace(run, thresholds=run.fit_thresholds())
     return run

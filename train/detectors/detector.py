@@ -1,19 +1,20 @@
 """The interface of a detector: plain functions, gathered under its name."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import optax
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from train.config import RunConfig
 from train.detectors.scores import RawScores
 from train.mask import Mask
-from train.optimizer import adam
+from train.players import Phase
+from train.section import Section
 from train.tiling import Tiling
 
 Images = UInt8[Array, "n h w 3"]
@@ -56,8 +57,7 @@ class Detector:
     monitor: str  # a validation metric, larger is better; it picks the best checkpoint
     monitor_unit: str
     build: Callable[[Any, nnx.Rngs], nnx.Module]
-    # (model in training mode, inputs, key, config) -> loss per image, metrics per image
-    loss: Callable[[Any, Any, PRNGKeyArray, Any], tuple[PerImage, dict[str, PerImage]]]
+    phases: Callable[[Any], tuple[Phase, ...]]  # config -> who is trained, and how long
     # (model in evaluation mode, held-out inputs, key, config) -> metrics per image; holds `monitor`
     validate: Callable[[Any, Any, PRNGKeyArray, Any], dict[str, PerImage]]
     # (model, frozen module or None, config) -> weights of the scoring network (any tree of arrays)
@@ -67,7 +67,6 @@ class Detector:
     score_definition: Callable[[Any], str]  # a sentence for the manifest and the report
     scoring_mode: Callable[[Any], str]  # one word for tables
     scoring_settings: frozenset[str]  # settings that training does not read: a trained run may change them
-    optimizer: Callable[[Any], optax.GradientTransformation] = adam
     frozen: FrozenPart | None = None
     masking: Masking | None = None
     # What is trained on as one image; `score` takes whole images all the same
@@ -78,6 +77,13 @@ class Detector:
     micro_batches: Callable[[Any], int] = lambda config: 1
     average_decay: Callable[[Any], float] = lambda config: 0.0  # of the parameters' moving average; 0: none is kept
     checkpoint: Callable[[Any], Literal["best", "last"]] = lambda config: "best"  # which one is the run's result
+    # (an epoch's figures, config) -> what a person should know of them, a sentence each
+    watch: Callable[[Mapping[str, float], Any], Sequence[str]] = lambda figures, config: ()
+    # (model in evaluation mode, config) -> an image of what it draws, kept for every epoch
+    picture: Callable[[Any, Any], np.ndarray] | None = None
+    # what it adds to the report of a TrainedRun
+    sections: Callable[[Any], Sequence[Section]] = lambda run: ()
+    server_only: str = ""  # why it can't run on a device; "": it can
 
 
 def parameter_count(model: nnx.Module) -> int:

@@ -21,6 +21,8 @@ from train.detectors.aesc.score import (
 )
 from train.detectors.detector import Detector, Images
 from train.detectors.scores import RawScores
+from train.optimizer import adam
+from train.players import one_network
 
 PerImage = Float[Array, " n"]
 DROPOUT_STREAM = 1  # folded into the run's seed, apart from what training draws
@@ -91,7 +93,7 @@ AESC = Detector(
     monitor="psnr",
     monitor_unit="dB",
     build=build,
-    loss=loss,
+    phases=lambda config: one_network(loss, adam, config.epochs),
     validate=validate,
     fold=fold_weights,
     score=score,

@@ -32,6 +32,7 @@ from train.detectors.fastflow.score import raw_scores
 from train.detectors.scores import RawScores
 from train.mask import Mask
 from train.optimizer import learning_rate
+from train.players import one_network
 
 PerImage = Float[Array, " n"]
 
@@ -202,14 +203,13 @@ FASTFLOW = Detector(
     monitor="log_likelihood",
     monitor_unit="nats per dimension",
     build=build,
-    loss=loss,
+    phases=lambda config: one_network(loss, optimizer, config.epochs),
     validate=validate,
     fold=fold,
     score=score,
     score_definition=score_definition,
     scoring_mode=scoring_mode,
     scoring_settings=THRESHOLD_SETTINGS | {"log_det_weight", "top_share", "checkpoint"},
-    optimizer=optimizer,
     frozen=FrozenPart("backbone", load_backbone, save_backbone, restore, encode),
     masking=Masking(
         file=lambda config: config.mask,
