@@ -15,8 +15,8 @@ class Quota(Settings):
 class UncertainBand(Settings):
     """Scores that say little, as factors of the threshold in force. Equal ends: nothing is uncertain."""
 
-    low: float = Field(default=0.9, gt=0.0, allow_inf_nan=False)
-    high: float = Field(default=1.1, gt=0.0, allow_inf_nan=False)
+    low: float = Field(default=0.95, gt=0.0, allow_inf_nan=False)
+    high: float = Field(default=1.05, gt=0.0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _is_in_order(self) -> "UncertainBand":
