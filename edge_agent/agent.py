@@ -15,6 +15,7 @@ from types import FrameType
 from edge_agent import __version__
 from edge_agent.bundle import Bundle, open_bundle
 from edge_agent.cameras.open import open_camera
+from edge_agent.cameras.outages import watch_outages
 from edge_agent.commands.desk import CommandDesk
 from edge_agent.commands.memory import restore
 from edge_agent.commands.model_orders import Workshop
@@ -29,10 +30,13 @@ from edge_agent.identity import Identity
 from edge_agent.messages import Model, Origin, Result, Topics, encode
 from edge_agent.models.appoint import Appointer
 from edge_agent.models.boot import Register, start
-from edge_agent.models.judge import Judges
+from edge_agent.models.judge import Judge, Judges, Key
 from edge_agent.models.shelf import Shelf
 from edge_agent.onlookers import make_onlookers
 from edge_agent.outbox import Outbox
+from edge_agent.parts.codes import CodeReader
+from edge_agent.parts.inbox import TriggerInbox
+from edge_agent.parts.source import PairedParts, make_source
 from edge_agent.pictures import Album
 from edge_agent.pipeline import QUEUED_VERDICTS, Decided, deliver, inspect, show
 from edge_agent.publisher import Publisher
@@ -71,23 +75,30 @@ def run(
     StageError when a stage breaks down later.
     """
     config.mqtt.read_password()  # a missing file shows now, not at the first connection
-    camera = open_camera(config.cameras[config.camera])
+    cameras = {name: open_camera(settings) for name, settings in config.cameras.items()}
+    source, first = make_source(cameras, config.parts), next(iter(cameras))
+    code = config.parts.code
+    reader, reads = CodeReader(code) if config.parts.named_by == "code" else None, code.camera or first
     maps = config.anomaly_maps
     tally = Tally()
     decided: Queue[Decided | Wake | None] = Queue(QUEUED_VERDICTS)
     engine_state, watchdog = EngineState(wake=lambda: wake(decided)), Watchdog()
     register = Register(config.models.record, read_only=dry_run)
+    watch_outages(cameras, engine_state.note_event)
     appointer = Appointer(config, engine_state, opener=opener, builder=builder)
 
     def stop() -> None:
-        camera.close()
+        source.close()
         wake(decided)
 
     with _judges(config, register, appointer, engine_state) as judges, _stop_signals(stop) as stopping:
-        bundle = judges.in_service(None, config.camera).bundle
+        bundle = judges.in_service(None, first).bundle
         if dry_run:
             last = partial(show, tally=tally, given=given)
-            inspect(camera, judges, _origin(config, bundle, 1), decided, last, threshold=config.threshold)
+            inspect(
+                source, judges, _origin(config, bundle, 1), decided, last, threshold=config.threshold, reader=reader,
+                reads=reads,
+            )  # fmt: skip
             return Summary(tally, 0, 0, stopping.is_set(), "dry run")
         album = Album(maps.folder, maps.keep) if maps.folder is not None else None
         room = config.outbox
@@ -98,15 +109,19 @@ def run(
         origin = replace(_origin(config, bundle, outbox.boot), instance=identity.instance)
         standing = restore(outbox.recall(), config.commands, config.threshold, bundle.digest)
         control = Control(standing.threshold, paused=standing.paused)
+        triggers: TriggerInbox | None = None
+        if isinstance(source, PairedParts) and config.parts.trigger == "mqtt":
+            triggers = TriggerInbox(source, config.parts.window_ms, engine_state.note_event)
         will = Will(origin.topics.of("state"), encode(origin.state("offline")))
         connection = Connection(
             config.mqtt, config.client_id, will=will, wake=lambda: wake(decided), listen=f"{origin.topics.of('cmd')}/#",
+            hear=(origin.topics.of("trigger"), triggers.receive) if triggers else None,
             own_state=origin.topics.of("state"), identity=identity,
         )  # fmt: skip
         publisher = Publisher(
             outbox, connection, origin, window=config.mqtt.window, replay_per_s=config.mqtt.replay_per_s,
             engine=engine_state.in_service, orders=lambda: control.orders, identity=identity,
-            model=lambda: judges.in_service(None, config.camera).model, rois=lambda: judges.rois,
+            model=lambda: judges.in_service(None, first).model, rois=lambda: judges.rois,
         )  # fmt: skip
         shelf = Shelf(config.models.folder, config.public_key)
         workshop = Workshop(config.models, config.threshold, shelf, register, appointer.appoint_beside)
@@ -129,11 +144,13 @@ def run(
             beat=_now_and_then(watchdog.alive),
             desk=desk,
             onlookers=onlookers,
+            count_parts=lambda: source.counts,
+            triggers=triggers,
         )
-        watchdog.ready(f"The engine {judges.in_service(None, config.camera).engine.name} serves.")
+        watchdog.ready(f"The engine {judges.in_service(None, first).engine.name} serves.")
         try:
             inspect(
-                camera,
+                source,
                 judges,
                 origin,
                 decided,
@@ -142,9 +159,13 @@ def run(
                 publish_maps=maps.publish,
                 album=album,
                 onlookers=onlookers,
+                reader=reader,
+                reads=reads,
             )
         finally:
             watchdog.stopping()
+            if reader is not None:
+                reader.close()
             onlookers.close()
             broker = connection.outcome.text
             connection.close()
@@ -155,18 +176,32 @@ def run(
 
 @contextmanager
 def _judges(config: AgentConfig, register: Register, appointer: Appointer, state: EngineState) -> Iterator[Judges]:
-    """Who judges, and the end of their engines."""
-    started = start(
-        (None, config.camera),
-        config.bundle,
-        register,
-        lambda folder: open_bundle(folder, public_key=config.public_key),
-        appointer.appoint,
-        allow_older=config.models.allow_older,
-    )
-    for note in started.notes:
-        state.note_event(note)
-    judges = Judges({(None, config.camera): started.judge})
+    """Who judges each product under each camera, and the end of their engines; one bundle has one engine."""
+    appointed: dict[str, Judge] = {}  # by the digest of the bundle
+    serving: dict[Key, Judge] = {}
+
+    def appoint(bundle: Bundle) -> Judge:
+        if bundle.digest not in appointed:
+            appointed[bundle.digest] = appointer.appoint(bundle)
+        return appointed[bundle.digest]
+
+    try:
+        for key, folder in config.bundles.items():
+            started = start(
+                key,
+                folder,
+                register,
+                lambda folder: open_bundle(folder, public_key=config.public_key),
+                appoint,
+                allow_older=config.models.allow_older,
+            )
+            for note in started.notes:
+                state.note_event(note)
+            serving[key] = started.judge
+    except BaseException:
+        Judges({(digest, ""): judge for digest, judge in appointed.items()}).close()
+        raise
+    judges = Judges(serving)
     try:
         yield judges
     finally:

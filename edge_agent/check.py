@@ -5,6 +5,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edge_agent.bundle import Bundle, BundleError, open_bundle, read_golden
@@ -42,9 +43,15 @@ def check(target: Path) -> Iterator[Finding]:
             yield Finding("config", line, 2)
         return
     yield Finding("config", f"{target} is valid")
-    bundle: list[Bundle] = []
-    yield from check_bundle(lambda: open_bundle(config.bundle, public_key=config.public_key), config, bundle)
-    yield _check_camera(config, bundle)
+    bundles: dict[Path, Bundle] = {}
+    for folder in dict.fromkeys(config.bundles.values()):
+        opened: list[Bundle] = []
+        yield from check_bundle(partial(open_bundle, folder, public_key=config.public_key), config, opened)
+        if opened:
+            bundles[folder] = opened[0]
+    for camera in config.cameras:
+        of = [bundles[folder] for (_, name), folder in config.bundles.items() if name == camera and folder in bundles]
+        yield _check_camera(config, camera, of)
     yield _check_outbox(config.outbox.path)
     yield _check_broker(config)
 
@@ -102,10 +109,11 @@ def _check_engine(bundle: Bundle, config: AgentConfig | None) -> Iterator[Findin
     yield Finding("engine", f"{proved} serves: {why}")
 
 
-def _check_camera(config: AgentConfig, bundle: list[Bundle]) -> Finding:
-    subject = f"camera {config.camera}"
+def _check_camera(config: AgentConfig, name: str, bundles: list[Bundle]) -> Finding:
+    """One frame, whether it can be used, and by each bundle that is to judge it."""
+    subject = f"camera {name}"
     try:
-        camera = open_camera(config.cameras[config.camera])
+        camera = open_camera(config.cameras[name])
     except CameraError as error:
         return Finding(subject, str(error), 2)
     too_long = threading.Timer(CAMERA_PATIENCE_S, camera.close)  # one that waits for its trigger may never answer
@@ -123,11 +131,11 @@ def _check_camera(config: AgentConfig, bundle: list[Bundle]) -> Finding:
     if frame.image is None:
         return Finding(subject, f"The first frame can't be used: {frame.error}", 1)
     height, width = frame.image.shape[:2]
-    if bundle:
+    for bundle in bundles:
         try:
-            prepare(frame.image, bundle[0].manifest.preprocessing)
+            prepare(frame.image, bundle.manifest.preprocessing)
         except ImageError as error:
-            return Finding(subject, str(error), 2)
+            return Finding(subject, f"{bundle.folder}: {error}" if len(bundles) > 1 else str(error), 2)
     return Finding(subject, f"gives frames of {width} x {height} pixels")
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,6 +93,10 @@ class Topics:
         for level in (self.prefix, self.site, self.line, self.station, self.camera):
             if not re.fullmatch(r"[A-Za-z0-9_-]+", level):
                 raise TopicError(f"{level!r} can't be a level of an MQTT topic. Use letters, digits, _ and - only.")
+
+    def under(self, camera: str) -> "Topics":
+        """Those of another camera of this agent."""
+        return replace(self, camera=camera)
 
     def of(self, leaf: Leaf) -> str:
         return f"{self.prefix}/v1/{self.site}/{self.line}/{self.station}/{self.camera}/{leaf}"

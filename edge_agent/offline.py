@@ -71,6 +71,11 @@ def open_source(config: Path, camera: Path | None) -> Camera:
     """The camera of a configuration, or the folder or video that `camera` names."""
     if camera is None:
         settings = read_config(config)
+        if len(settings.cameras) > 1:
+            names = ", ".join(settings.cameras)
+            raise InputError(
+                f"{config} has several cameras ({names}). Record from one at a time: a copy of it with that one alone."
+            )
         return open_camera(settings.cameras[settings.camera])
     return FolderCamera(camera) if camera.is_dir() else VideoFileCamera(camera)
 

@@ -1,4 +1,4 @@
-"""The agent's whole way of one part: camera -> preprocess -> engine -> decision -> outbox -> broker.
+"""The agent's whole way of one part: cameras and triggers -> preprocess -> engine -> decision -> outbox -> broker.
 
 Four stages, each a thread that loops between two small bounded queues; None ends the stream. A full queue holds back
 the stage before it, so nothing is dropped and nothing piles up.
@@ -9,28 +9,33 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from queue import Full, Queue
 
 import numpy as np
 
 from edge_agent import clock
-from edge_agent.cameras import Camera, Frame
+from edge_agent.cameras import Frame
 from edge_agent.commands.desk import CommandDesk
 from edge_agent.control import Answer, Control
-from edge_agent.decision import UnknownReason, decide, unknown
+from edge_agent.decision import UnknownReason
 from edge_agent.engine_state import EngineState
 from edge_agent.engines import Scores
 from edge_agent.health import Tally
-from edge_agent.messages import ImageSize, Origin, RegionOfResult, Result, encode
-from edge_agent.models.judge import Judge, Judges
+from edge_agent.messages import Origin, Result, encode
+from edge_agent.models.judge import Judge, Judges, UnknownProduct
 from edge_agent.onlookers import Onlookers
 from edge_agent.outbox import Message
+from edge_agent.parts import Part
+from edge_agent.parts.codes import CodeReader, Reading
+from edge_agent.parts.inbox import TriggerInbox
+from edge_agent.parts.source import PartCounts, PartSource
 from edge_agent.pictures import Album, PictureError, encode_map
 from edge_agent.preprocess import ImageError, prepare
 from edge_agent.publisher import Publisher
 from edge_agent.stages import Stage, Wake, run_stages, take_all
+from edge_agent.verdict import Seen, result_of, too_late, view_of
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +47,21 @@ FAREWELL_S = 2.0  # for the last answers of the broker when the agent is told to
 
 @dataclass(frozen=True, eq=False)
 class Taken:
-    """A frame with its place in the camera's sequence and its judge, ready for the engine; or why it isn't.
+    """A camera's view of a part and its judge, ready for the engine; or why it isn't.
 
     One judge prepares, scores and decides it, whatever is switched meanwhile.
     """
 
-    sequence: int
-    judge: Judge
-    frame: Frame  # without its pixels, which may be many
+    part: Part  # without its views, whose pixels may be many
+    camera: str
+    judge: Judge | None  # None: no bundle is for this product
+    frame: Frame  # without its pixels
     size: tuple[int, int] | None  # width, height of the whole frame
     image: np.ndarray | None = None  # uint8 [height, width, 3] at model size
     reason: UnknownReason | None = None
     detail: str | None = None
+    last: bool = True  # of the part's views
+    code: Reading | None = None  # the part's id, where it is read in this frame
     held: np.ndarray | None = None  # the whole frame's pixels, where an onlooker may want them
     answer: Answer | None = None  # of a question to the engine, which is no part: it gets the scores, nobody else does
 
@@ -83,27 +91,37 @@ class Decided:
 
     result: Result
     messages: tuple[Message, ...]
+    no_code: bool = False  # the part's id was looked for in its frame, and not found
 
 
-def take_frames(
-    camera: Camera,
+def take_parts(
+    source: PartSource,
     taken: "Queue[Taken | None]",
     judges: Judges,
-    name: str,
     control: Control | None = None,
     onlookers: Onlookers = Onlookers(),
+    reader: CodeReader | None = None,
+    reads: str | None = None,
 ) -> None:
-    """Stage 1 of 4: Camera -> Taken. Numbers the frames, gives each its judge, crops and resizes them for it.
+    """Stage 1 of 4: PartSource -> Taken, one for each view. Gives each its judge, crops and resizes it for that.
 
-    name: the camera's, as `judges` knows it.
+    reader, reads: what reads parts' ids, and in the frames of which camera.
     """
-    for sequence, frame in enumerate(camera.frames()):
-        if control is not None:
-            control.show(sequence, frame)
-        judge = judges.take(None, name)
-        if frame.image is not None:
-            judges.show(judge, name, sequence, frame.image)
-        taken.put(_prepare(sequence, frame, judge, onlookers))
+    for part in source.parts():
+        bare = replace(part, views={})
+        if not part.views:
+            nothing = Frame(part.id or str(part.sequence), part.at, part.ts_mono_ns, error=part.detail)
+            judge, _ = _judge_of(judges, part.product, source.cameras[0])
+            taken.put(Taken(bare, source.cameras[0], judge, nothing, None, reason=part.reason, detail=part.detail))
+        for number, (camera, frame) in enumerate(part.views.items(), 1):
+            if control is not None:
+                control.show(part.sequence, frame)
+            judge, trouble = _judge_of(judges, part.product, camera)
+            if judge is not None and frame.image is not None:
+                judges.show(judge, camera, part.sequence, frame.image)
+            code = reader.begin(frame.image) if reader and camera == reads and frame.image is not None else None
+            view = _prepare(bare, camera, frame, judge, onlookers, trouble)
+            taken.put(replace(view, last=number == len(part.views), code=code))
     taken.put(None)
 
 
@@ -120,7 +138,8 @@ def score_frames(taken: "Queue[Taken | None]", scored: "Queue[Scored | None]", j
     def hand_on() -> None:
         nonlocal failing
         answer = _finish(begun.popleft())
-        judges.release(answer.taken.judge)
+        if answer.taken.judge is not None:
+            judges.release(answer.taken.judge)
         if answer.taken.answer is not None:
             answer.taken.answer(answer.scores, answer.detail)
             return
@@ -152,29 +171,49 @@ def decide_parts(
 ) -> None:
     """Stage 3 of 4: Scored -> Decided. Gives the verdict and writes the messages; pictures rejects."""
     trouble: str | None = None
-    while (part := scored.get()) is not None:
+    seen: list[Scored] = []  # the views of a part
+    while (scored_view := scored.get()) is not None:
+        seen.append(scored_view)
+        if not scored_view.taken.last:
+            continue
         orders = control.take_up()
-        if orders.paused:
-            part = Scored(part.taken, None, "paused", "A command has paused the agent; `resume` ends it.")
-        result = judge(part, origin, orders.limit(part.taken.judge.model.digest))
+        limits = [orders.limit(of.taken.judge.model.digest) if of.taken.judge else orders.threshold for of in seen]
+        views = [
+            view_of(of.taken.camera, of.taken.judge, of.scores, of.taken.size, limit, of.reason, of.detail)
+            for of, limit in zip(seen, limits, strict=True)
+        ]
+        code = next((of.taken.code for of in seen if of.taken.code is not None), None)
+        part, no_code = scored_view.taken.part, False
+        if code is not None:
+            part = part.named(code.text())
+            no_code = part.id is None
+        result = result_of(part, views, origin, limits[0], paused=orders.paused, no_code=no_code)
         messages = [Message("result", origin.topics.of("result"), encode(result))]
-        if result.verdict == "reject" and part.scores is not None and part.taken.image is not None:
-            anomaly_map = part.scores.anomaly_map[0]
+        for of, view in zip(seen, views, strict=True):
+            if result.verdict != "reject" or view.verdict != "reject" or of.scores is None or of.taken.image is None:
+                continue
+            anomaly_map = of.scores.anomaly_map[0]
             if publish_maps:
-                topic = f"{origin.topics.of('anomaly_map')}/{result.result_id}"
+                topic = f"{origin.topics.under(view.camera).of('anomaly_map')}/{result.result_id}"
                 messages.append(Message("image", topic, encode_map(anomaly_map)))
             if album is not None:
                 try:
-                    album.add(result.result_id, part.taken.image, anomaly_map)
+                    name = f"{result.result_id}.{view.camera}" if result.views else result.result_id
+                    album.add(name, of.taken.image, anomaly_map)
                     trouble = None
                 except PictureError as error:
                     if trouble is None:
                         log.error("%s Verdicts go on without pictures.", error)
                     trouble = str(error)
-        decided.put(Decided(result, tuple(messages)))
+        decided.put(Decided(result, tuple(messages), no_code))
         control.hand_on()
-        taken = part.taken  # after the verdict is on its way
-        onlookers.see(result, result, taken.judge.preprocessing, taken.image, taken.held)
+        for of, view in zip(seen, views, strict=True):  # after the verdict is on its way
+            if (judge := of.taken.judge) is None:
+                continue
+            verdict = view.verdict if result.views else result.verdict
+            about = Seen(view.camera, verdict, view.image_score, judge.model)
+            onlookers.see(result, about, judge.preprocessing, of.taken.image, of.taken.held)
+        seen = []
     decided.put(None)
 
 
@@ -192,10 +231,13 @@ def deliver(
     beat: Callable[[], None] = lambda: None,
     desk: CommandDesk | None = None,
     onlookers: Onlookers = Onlookers(),
+    count_parts: Callable[[], PartCounts] = PartCounts,
+    triggers: TriggerInbox | None = None,
 ) -> None:
     """Stage 4 of 4: Decided -> outbox -> broker. All that waits becomes durable in one sync; then it is given.
 
     beat: called every second or so, as long as this stage is alive. desk: what remote commands are answered by.
+    count_parts: of their source. triggers: whose refusals are told.
     """
     engine_state = engine_state or EngineState()
     health_due = time.monotonic() + health_interval_s
@@ -207,7 +249,7 @@ def deliver(
         parts = [item for item in items if isinstance(item, Decided)]
         publisher.store([message for part in parts for message in part.messages])
         for part in parts:
-            tally.count(part.result)
+            tally.count(part.result, no_code=part.no_code)
             given(part.result)
             if desk is not None:
                 desk.note(part.result)
@@ -221,6 +263,8 @@ def deliver(
         if time.monotonic() >= health_due:
             health_due = time.monotonic() + health_interval_s
             publisher.report_evicted()
+            if triggers is not None:
+                triggers.report()
             health = tally.health(
                 origin,
                 publisher.outbox,
@@ -228,6 +272,8 @@ def deliver(
                 commands_refused=desk.refused if desk else 0,
                 spool=onlookers.spool_state,
                 drift=onlookers.drift_state,
+                parts=count_parts(),
+                triggers_refused=triggers.refused if triggers else 0,
             )
             publisher.tell(origin.topics.of("health"), encode(health))
         ended = None in items
@@ -251,12 +297,12 @@ def show(decided: "Queue[Decided | Wake | None]", tally: Tally, given: Callable[
     """Stage 4 of a dry run: nothing is stored, nothing is published."""
     while (item := decided.get()) is not None:
         if isinstance(item, Decided):
-            tally.count(item.result)
+            tally.count(item.result, no_code=item.no_code)
             given(item.result)
 
 
 def inspect(
-    camera: Camera,
+    source: PartSource,
     judges: Judges,
     origin: Origin,
     decided: "Queue[Decided | Wake | None]",
@@ -267,8 +313,10 @@ def inspect(
     publish_maps: bool = True,
     album: Album | None = None,
     onlookers: Onlookers = Onlookers(),
+    reader: CodeReader | None = None,
+    reads: str | None = None,
 ) -> None:
-    """Run the four stages until the camera ends or is closed. StageError where one of them broke down.
+    """Run the four stages until the source of parts ends or is closed. StageError where one of them broke down.
 
     `last_stage` is `deliver` or `show` with the rest of its arguments; `decided` is made by the caller, who wakes it.
     control: changes the threshold, and more, while the line runs; without one the threshold stays as it is.
@@ -277,45 +325,16 @@ def inspect(
     scored: Queue[Scored | None] = Queue(QUEUED_FRAMES)
     control = control or Control(threshold)
     control.connect(partial(_pose, taken, judges))
+    take_all_parts = partial(take_parts, control=control, onlookers=onlookers, reader=reader, reads=reads)
     decide_all = partial(decide_parts, control=control, publish_maps=publish_maps, album=album, onlookers=onlookers)
     run_stages(
         [
-            Stage("camera", lambda: take_frames(camera, taken, judges, origin.camera, control, onlookers), None, taken),
+            Stage("camera", lambda: take_all_parts(source, taken, judges), None, taken),
             Stage("engine", lambda: score_frames(taken, scored, judges), taken, scored),
             Stage("decision", lambda: decide_all(scored, decided, origin), scored, decided),
             Stage("delivery", lambda: last_stage(decided), decided, None),
         ],
-        stop=camera.close,
-    )
-
-
-def judge(part: Scored, origin: Origin, threshold: float) -> Result:
-    """The result message of one part; whatever went wrong before is `unknown` here."""
-    taken, scores = part.taken, part.scores
-    if scores is None:
-        decision = unknown(part.reason or "engine_failed")
-    else:
-        decision = decide(scores, threshold, preprocessing=taken.judge.preprocessing, frame_size=taken.size)
-    sound = scores is not None and decision.verdict != "unknown"
-    return Result(
-        **origin.ids(),
-        result_id=origin.result_id(taken.sequence),
-        sequence=taken.sequence,
-        part=taken.frame.name,
-        ts=clock.rfc3339(taken.frame.captured_at),
-        ts_mono_ns=taken.frame.ts_mono_ns,
-        time_sync=clock.time_sync(),
-        verdict=decision.verdict,
-        reason=decision.reason,
-        detail=part.detail,
-        image_score=float(scores.image_score[0]) if sound and scores else None,
-        threshold=threshold,
-        raw_score=float(scores.raw_score[0]) if sound and scores else None,
-        model=taken.judge.model,
-        regions=tuple(RegionOfResult(**asdict(region)) for region in decision.regions),
-        regions_total=decision.regions_total,
-        image=ImageSize(width=taken.size[0], height=taken.size[1]) if taken.size else None,
-        latency_ms=round((time.monotonic_ns() - taken.frame.ts_mono_ns) / 1e6, 3),
+        stop=source.close,
     )
 
 
@@ -324,8 +343,8 @@ def _pose(taken: "Queue[Taken | None]", judges: Judges, judge: Judge, image: np.
     now = time.monotonic_ns()
     judges.hold(judge)
     try:
-        frame = Frame("a question", clock.utc(), now)
-        taken.put(Taken(-1, judge, frame, None, image[0], answer=answer), timeout=QUESTION_S)
+        part = Part(-1, clock.utc(), now, {}, id="a question")
+        taken.put(Taken(part, "", judge, Frame("", part.at, now), None, image[0], answer=answer), timeout=QUESTION_S)
     except Full:
         judges.release(judge)
         answer(None, f"The engine took no question within {QUESTION_S:g} s.")
@@ -333,36 +352,70 @@ def _pose(taken: "Queue[Taken | None]", judges: Judges, judge: Judge, image: np.
 
 def _full(begun: Sequence[Begun]) -> bool:
     """Has the engine of the newest part no slot left? A part without a ticket stands in a slot's place."""
-    engine = begun[-1].taken.judge.engine
-    return sum(each.taken.judge.engine is engine for each in begun) >= engine.slots
+    judge = begun[-1].taken.judge
+    if judge is None:
+        return True
+    return sum(each.taken.judge is not None and each.taken.judge.engine is judge.engine for each in begun) >= (
+        judge.engine.slots
+    )
 
 
-def _begin(part: Taken) -> Begun:
-    if part.image is None:
-        return Begun(part)
+def _begin(view: Taken) -> Begun:
+    if view.image is None or view.judge is None:
+        return Begun(view)
+    if view.answer is None and (late := _late(view.part)) is not None:
+        return Begun(replace(view, reason="late", detail=late))
     try:
-        return Begun(part, part.judge.engine.submit(part.image[None]))
+        return Begun(view, view.judge.engine.submit(view.image[None]))
     except Exception as error:
-        return Begun(part, error=str(error))
+        return Begun(view, error=str(error))
 
 
-def _finish(part: Begun) -> Scored:
-    if part.ticket is None:
-        reason: UnknownReason | None = part.taken.reason if part.error is None else "engine_failed"
-        return Scored(part.taken, None, reason, part.taken.detail if part.error is None else part.error)
+def _finish(view: Begun) -> Scored:
+    taken = view.taken
+    if view.ticket is None or taken.judge is None:
+        reason: UnknownReason | None = taken.reason if view.error is None else "engine_failed"
+        return Scored(taken, None, reason, taken.detail if view.error is None else view.error)
     try:
-        return Scored(part.taken, part.taken.judge.engine.collect(part.ticket))
+        return Scored(taken, taken.judge.engine.collect(view.ticket))
     except Exception as error:
-        return Scored(part.taken, None, "engine_failed", str(error))
+        return Scored(taken, None, "engine_failed", str(error))
 
 
-def _prepare(sequence: int, frame: Frame, judge: Judge, onlookers: Onlookers = Onlookers()) -> Taken:
+def _judge_of(judges: Judges, product: str | None, camera: str) -> tuple[Judge | None, str | None]:
+    """Who judges, or the sentence why nobody does."""
+    try:
+        return judges.take(product, camera), None
+    except UnknownProduct as error:
+        return None, str(error)
+
+
+def _late(part: Part) -> str | None:
+    """The sentence why its verdict would come too late; a part that is late anyway needs no engine."""
+    now_ns = time.monotonic_ns()
+    return too_late(part, now_ns) if part.due_ns is not None and now_ns > part.due_ns else None
+
+
+def _prepare(
+    part: Part,
+    camera: str,
+    frame: Frame,
+    judge: Judge | None,
+    onlookers: Onlookers = Onlookers(),
+    trouble: str | None = None,
+) -> Taken:
+    """trouble: why there is no judge."""
     size = None if frame.image is None else (frame.image.shape[1], frame.image.shape[0])
-    slim = Frame(frame.name, frame.captured_at, frame.ts_mono_ns, error=frame.error, reason=frame.reason)
+    slim = replace(frame, image=None)
+    view = Taken(part, camera, judge, slim, size)
+    if judge is None:
+        return replace(view, reason="product", detail=trouble)
     if frame.image is None:
-        return Taken(sequence, judge, slim, None, reason=frame.reason or "no_frame", detail=frame.error)
+        return replace(view, reason=frame.reason or "no_frame", detail=frame.error)
+    if (late := _late(part)) is not None:
+        return replace(view, reason="late", detail=late)
     try:
         image = prepare(frame.image, judge.preprocessing)
-        return Taken(sequence, judge, slim, size, image, held=onlookers.hold(frame.image))
+        return replace(view, image=image, held=onlookers.hold(frame.image))
     except ImageError as error:
-        return Taken(sequence, judge, slim, size, reason="wrong_size", detail=str(error))
+        return replace(view, reason="wrong_size", detail=str(error))

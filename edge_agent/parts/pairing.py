@@ -89,7 +89,7 @@ class Pairing:
         self._closed = False
         self.opened = 0  # parts so far, hence the next one's sequence
         self.redelivered = 0  # triggers that the broker sent again
-        self.unheard = 0  # triggers and frames that get no verdict, because too many wait
+        self.unheard = 0  # frames of `every` cameras that get no verdict, because too many parts wait
 
     def trigger(self, trigger: Trigger, now_ns: int, *, redelivered: bool = False, too_late: str | None = None) -> bool:
         """A message has announced a part. False: it gets no verdict, because the line has ended or is flooded.
@@ -101,7 +101,7 @@ class Pairing:
         if known is not None and redelivered:
             self.redelivered += 1
             return True
-        if self._closed or self._flooded():
+        if self._closed or self._flooded:
             return False
         reason: PartReason | None = None
         detail, sets_off = None, True
@@ -133,7 +133,10 @@ class Pairing:
         """A camera has given a frame, or says why it gives none."""
         way = self._ways[camera]
         part = self._wanted_by(camera, frame, now_ns)
-        if part is None and way == "every" and frame.reason != "stalled" and not self._closed and not self._flooded():
+        if part is None and way == "every" and frame.reason != "stalled" and not self._closed:
+            if self._flooded:
+                self.unheard += 1
+                return
             part = self._open(frame.captured_at, frame.ts_mono_ns, now_ns, None, None, None)
             part.opened_by = camera
         if part is not None and camera in part.wants:
@@ -251,11 +254,9 @@ class Pairing:
             return None
         return wanting[0]
 
+    @property
     def _flooded(self) -> bool:
-        """Too many wait, whatever for: one more is counted, and nothing else can be done for it."""
-        flooded = len(self._line) >= self._limit
-        self.unheard += flooded
-        return flooded
+        return len(self._line) >= self._limit
 
     @staticmethod
     def _drop_expired(parts: "deque[_Open]", now_ns: int) -> None:

@@ -23,8 +23,7 @@ class PartCounts:
 
     opened: int = 0  # parts, each of which has a verdict or will get one
     redelivered: int = 0  # triggers that the broker sent again
-    unheard: int = 0  # triggers and frames without a verdict, because too many waited
-    dropped: int = 0  # the next four: of all live cameras, as live.Counts has them
+    dropped: int = 0  # this and the next three: frames of all cameras, as live.Counts has them
     late: int = 0
     repeated: int = 0
     reconnects: int = 0
@@ -34,6 +33,7 @@ class PartSource(Protocol):
     """One thread iterates `parts`; `close` may come from another and ends the iteration."""
 
     name: str  # of the cameras, for people
+    cameras: tuple[str, ...]  # as the configuration calls them
 
     def parts(self) -> Iterator[Part]:
         """In the order of their sequence, from 0, without a gap. CameraError where a camera breaks down."""
@@ -49,7 +49,8 @@ class FrameParts:
     """Each frame of the one camera is a part."""
 
     def __init__(self, name: str, camera: Camera, *, named_by: PartId = "camera", deadline_ms: float | None = None):
-        self.name, self._view, self._camera, self._named_by = camera.name, name, camera, named_by
+        self.name, self._camera, self._named_by = camera.name, camera, named_by
+        self.cameras: tuple[str, ...] = (name,)
         self._deadline_ns = None if deadline_ms is None else _in_ns(deadline_ms)
         self._opened = 0
 
@@ -57,7 +58,7 @@ class FrameParts:
         for sequence, frame in enumerate(self._camera.frames()):
             self._opened = sequence + 1
             due_ns = None if self._deadline_ns is None else frame.ts_mono_ns + self._deadline_ns
-            part = Part(sequence, frame.captured_at, frame.ts_mono_ns, {self._view: frame}, due_ns=due_ns)
+            part = Part(sequence, frame.captured_at, frame.ts_mono_ns, {self.cameras[0]: frame}, due_ns=due_ns)
             yield part.named(part_id(part, self._named_by))
 
     def close(self) -> None:
@@ -72,10 +73,10 @@ class PairedParts:
     """Frames of several cameras, or frames and triggers, by the state machine `Pairing`; a thread for each camera."""
 
     def __init__(self, cameras: Mapping[str, Camera], settings: PartsConfig):
-        self.name = ", ".join(camera.name for camera in cameras.values())
+        self.name, self.cameras = ", ".join(camera.name for camera in cameras.values()), tuple(cameras)
         self._named_by = settings.named_by
         self._opened_cameras = list(cameras.values())
-        self._cameras = {name: _when_asked(camera) for name, camera in cameras.items()}
+        self._asked = {name: _when_asked(camera) for name, camera in cameras.items()}
         ways = {name: way_of(camera) for name, camera in cameras.items()}
         announced: Announced = "message" if settings.trigger == "mqtt" else "own"
         if announced == "own" and "every" in ways.values():
@@ -101,7 +102,7 @@ class PairedParts:
     def parts(self) -> Iterator[Part]:
         threads = [
             threading.Thread(target=self._read, args=each, name=f"camera {each[0]}", daemon=True)
-            for each in self._cameras.items()
+            for each in self._asked.items()
         ]
         for thread in threads:
             thread.start()
@@ -119,7 +120,7 @@ class PairedParts:
         with self._changed:
             self._pairing.close()
             self._changed.notify_all()
-        for camera in self._cameras.values():
+        for camera in self._asked.values():
             camera.close()
 
     @property
@@ -158,7 +159,7 @@ class PairedParts:
     def _hand_on(self) -> None:
         """With the lock held: ask the cameras, and let `parts` look."""
         for ask in self._pairing.asks():
-            cast(Askable, self._cameras[ask.camera]).ask(ask.sequence, ask.until_ns)
+            cast(Askable, self._asked[ask.camera]).ask(ask.sequence, ask.until_ns)
         self._changed.notify_all()
 
 
@@ -190,8 +191,10 @@ def part_id(part: Part, named_by: PartId) -> str | None:
 def count(opened: int, cameras: Sequence[Camera], redelivered: int = 0, unheard: int = 0) -> PartCounts:
     """With the sums of what the live ones among the cameras have counted."""
     live = [camera.counts for camera in cameras if isinstance(camera, LiveCamera)]
-    sums = [sum(getattr(each, name) for each in live) for name in ("dropped", "late", "repeated", "reconnects")]
-    return PartCounts(opened, redelivered, unheard, *sums)
+    dropped, late, repeated, reconnects = (
+        sum(getattr(each, name) for each in live) for name in ("dropped", "late", "repeated", "reconnects")
+    )
+    return PartCounts(opened, redelivered, dropped + unheard, late, repeated, reconnects)
 
 
 def _when_asked(camera: Camera) -> Camera:

@@ -7,6 +7,9 @@ from edge_agent.models.boot import Register
 from edge_agent.models.judge import Judge, Judges
 from edge_agent.models.settings import ModelsConfig
 from edge_agent.models.shelf import Shelf
+from edge_agent.parts import Part
+from edge_agent.parts.source import FrameParts
+from edge_agent.pipeline import _prepare
 
 MODEL = Model(name="dots", version=3, digest="0" * 64, system="tiny")
 
@@ -17,6 +20,17 @@ def judge_of(engine, preprocessing, *, bundle=None, model=MODEL):
 
 def judges_of(engine, preprocessing, *, camera="top", bundle=None, model=MODEL):
     return Judges({(None, camera): judge_of(engine, preprocessing, bundle=bundle, model=model)})
+
+
+def parts_of(camera, name="top"):
+    """Each frame of the camera is a part."""
+    return FrameParts(name, camera)
+
+
+def taken_of(number, frame, judge):
+    """The frame, prepared as the part of this number."""
+    part = Part(number, frame.captured_at, frame.ts_mono_ns, {}, id=frame.name)
+    return _prepare(part, "top", frame, judge)
 
 
 class IdleEngine:

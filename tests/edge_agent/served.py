@@ -8,7 +8,7 @@ from functools import partial
 from queue import Queue
 
 import pytest
-from judging import judges_of
+from judging import judges_of, parts_of
 from stand_in_engines import open_stand_in
 from tiny_bundle import SIZE, THRESHOLD, golden_arrays
 
@@ -57,7 +57,7 @@ class Line:
         self.images, self._interval_s = images, interval_s
         self.results, self._closed = [], threading.Event()
         last = partial(show, tally=Tally(), given=self.results.append)
-        work = partial(inspect, self, judges_of(engine, PREPROCESSING), ORIGIN, Queue(8), last)
+        work = partial(inspect, parts_of(self), judges_of(engine, PREPROCESSING), ORIGIN, Queue(8), last)
         self._thread = threading.Thread(target=work)
         self._thread.start()
 

@@ -7,14 +7,14 @@ from queue import Queue
 
 import numpy as np
 import pytest
-from judging import MODEL, IdleEngine, judge_of, judges_of
+from judging import MODEL, IdleEngine, judge_of, judges_of, parts_of, taken_of
 from served import ORIGIN, wait_until
 
 from edge_agent.cameras import Frame
 from edge_agent.engines import Scores
 from edge_agent.health import Tally
 from edge_agent.models.judge import Judge, UnknownProduct
-from edge_agent.pipeline import _prepare, inspect, score_frames, show
+from edge_agent.pipeline import inspect, score_frames, show
 from edge_agent.preprocess import Preprocessing
 
 WIDE = Preprocessing(width=4, height=3)
@@ -63,12 +63,12 @@ def test_a_part_keeps_the_judge_it_was_taken_by():
     for number in range(4):
         if number == 2:
             judges.switch(None, "top", newer)
-        taken.put(_prepare(number, a_frame(number), judges.take(None, "top")))
+        taken.put(taken_of(number, a_frame(number), judges.take(None, "top")))
     taken.put(None)
     assert not old.closed  # its two parts wait in the queue
     score_frames(taken, scored, judges)
     answers = list(iter(scored.get, None))
-    assert [each.taken.sequence for each in answers] == [0, 1, 2, 3]
+    assert [each.taken.part.sequence for each in answers] == [0, 1, 2, 3]
     assert [float(each.scores.raw_score[0]) for each in answers] == [50.0, 50.0, 100.0, 100.0]
     assert [each.taken.judge.model.version for each in answers] == [3, 3, 4, 4]
     wait_until(lambda: old.closed)
@@ -85,10 +85,10 @@ def test_verdicts_stay_in_order_over_any_mix_of_engines_and_none_gets_more_than_
     taken, scored = Queue(), Queue()
     products = np.random.default_rng(0).choice([None, "b", "c"], 200)
     for number, product in enumerate(products):
-        taken.put(_prepare(number, a_frame(number), judges.take(product, "top")))
+        taken.put(taken_of(number, a_frame(number), judges.take(product, "top")))
     taken.put(None)
     score_frames(taken, scored, judges)
-    assert [each.taken.sequence for each in iter(scored.get, None)] == list(range(200))
+    assert [each.taken.part.sequence for each in iter(scored.get, None)] == list(range(200))
     assert all(engine.most <= engine.slots for engine in engines)
     judges.close()
 
@@ -161,7 +161,7 @@ def test_switching_while_a_line_runs_leaves_no_part_without_its_one_verdict():
 
     thread = threading.Thread(target=keep_switching)
     thread.start()
-    inspect(Camera(), judges, ORIGIN, Queue(8), partial(show, tally=Tally(), given=given.append))
+    inspect(parts_of(Camera()), judges, ORIGIN, Queue(8), partial(show, tally=Tally(), given=given.append))
     thread.join(30)
     judges.close()
     assert [result.sequence for result in given] == list(range(1000))

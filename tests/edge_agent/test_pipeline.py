@@ -12,7 +12,7 @@ from queue import Queue
 import cv2
 import numpy as np
 import pytest
-from judging import MODEL, judges_of
+from judging import MODEL, judges_of, parts_of, taken_of
 
 from edge_agent.cameras import CameraError, Frame
 from edge_agent.connection import Outcome
@@ -22,7 +22,7 @@ from edge_agent.health import Tally
 from edge_agent.messages import Origin, Topics
 from edge_agent.outbox import Outbox, OutboxError
 from edge_agent.pictures import Album, PictureError, encode_map, write_png
-from edge_agent.pipeline import QUEUED_FRAMES, QUEUED_VERDICTS, _prepare, deliver, inspect, score_frames, show
+from edge_agent.pipeline import QUEUED_FRAMES, QUEUED_VERDICTS, deliver, inspect, score_frames, show
 from edge_agent.preprocess import Preprocessing
 from edge_agent.publisher import Publisher
 from edge_agent.stages import Stage, StageError, run_stages, take_all, wake
@@ -86,7 +86,7 @@ def judge_all(camera, engine, **options):
     """The results of a dry run."""
     given = []
     inspect(
-        camera,
+        parts_of(camera),
         judges_of(engine, PREPROCESSING),
         ORIGIN,
         Queue(8),
@@ -133,7 +133,9 @@ def test_a_frame_that_cannot_be_decoded_is_unknown_and_takes_its_number():
 def test_a_frame_smaller_than_the_crop_is_unknown():
     cropping, given = Preprocessing(width=8, height=6, crop=(0, 0, 100, 100)), []
     last = partial(show, tally=Tally(), given=given.append)
-    inspect(ScriptedCamera([frame(0)]), judges_of(ScriptedEngine(scores(0.5)), cropping), ORIGIN, Queue(8), last)
+    inspect(
+        parts_of(ScriptedCamera([frame(0)])), judges_of(ScriptedEngine(scores(0.5)), cropping), ORIGIN, Queue(8), last
+    )
     assert (given[0].verdict, given[0].reason) == ("unknown", "wrong_size")
     assert "reaches beyond the frame" in given[0].detail
 
@@ -186,7 +188,7 @@ def test_closing_the_camera_ends_the_run_and_loses_no_part_taken():
             camera.close()
 
     inspect(
-        camera,
+        parts_of(camera),
         judges_of(ScriptedEngine(scores(0.5)), PREPROCESSING),
         ORIGIN,
         Queue(8),
@@ -200,7 +202,7 @@ def test_a_camera_that_breaks_down_ends_the_run_with_its_sentence_after_all_earl
     camera = ScriptedCamera([*(frame(n) for n in range(10)), CameraError("parts holds no images any more.")])
     with pytest.raises(StageError, match=r"The camera stage broke down: parts holds no images any more\."):
         inspect(
-            camera,
+            parts_of(camera),
             judges_of(ScriptedEngine(scores(0.5)), PREPROCESSING),
             ORIGIN,
             Queue(8),
@@ -277,7 +279,7 @@ def run_to_outbox(folder, camera, engine, *, given=None, max_rows=1000, **option
         stopping=threading.Event(),
     )
     try:
-        inspect(camera, judges_of(engine, PREPROCESSING), ORIGIN, Queue(QUEUED_VERDICTS), last, **options)
+        inspect(parts_of(camera), judges_of(engine, PREPROCESSING), ORIGIN, Queue(QUEUED_VERDICTS), last, **options)
     finally:
         outbox.close()
     return Outbox(folder / "outbox.db", max_rows=max_rows, max_bytes=10**8)
@@ -397,7 +399,7 @@ def test_the_next_part_is_submitted_before_the_answer_to_this_one_and_order_is_k
     bad = frame(2, error="no", reason="bad_frame")
     taken, scored, judges = Queue(), Queue(), judges_of(engine, PREPROCESSING)
     for sequence, each in enumerate([frame(0), frame(1), bad, frame(3), frame(4)]):
-        taken.put(_prepare(sequence, each, judges.take(None, "top")))
+        taken.put(taken_of(sequence, each, judges.take(None, "top")))
     taken.put(None)
     score_frames(taken, scored, judges)
     assert engine.told == [
@@ -405,7 +407,7 @@ def test_the_next_part_is_submitted_before_the_answer_to_this_one_and_order_is_k
         *("submit 3", "submit 4", "collect 3", "collect 4"),
     ]
     answers = list(iter(scored.get, None))
-    assert [(each.taken.sequence, each.scores is not None, each.reason) for each in answers] == [
+    assert [(each.taken.part.sequence, each.scores is not None, each.reason) for each in answers] == [
         (0, True, None),
         (1, False, "engine_failed"),
         (2, False, "bad_frame"),
@@ -427,7 +429,7 @@ def test_an_answer_never_waits_for_the_next_part():
         first.set()
 
     last = partial(show, tally=Tally(), given=give)
-    inspect(ScriptedCamera(slowly()), judges_of(engine, PREPROCESSING), ORIGIN, Queue(8), last)
+    inspect(parts_of(ScriptedCamera(slowly())), judges_of(engine, PREPROCESSING), ORIGIN, Queue(8), last)
     assert len(given) == 2
     assert engine.told == ["submit 1", "collect 1", "submit 2", "collect 2"]
 
