@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -76,11 +76,11 @@ def running(pid: int) -> bool:
 class RunningAgent:
     """`run --json` as a process of its own; what it prints and logs is collected as it comes."""
 
-    def __init__(self, config: Path):
+    def __init__(self, config: Path, *, program: Sequence[str] = ("-m", "edge_agent")):
         self.printed: list[str] = []
         self.logged: list[str] = []
         self._changed = threading.Condition()
-        command = [sys.executable, "-m", "edge_agent", "run", "--config", str(config), "--json"]
+        command = [sys.executable, *program, "run", "--config", str(config), "--json"]
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )  # fmt: skip
