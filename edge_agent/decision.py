@@ -109,9 +109,12 @@ def _regions(anomaly_map: np.ndarray, max_regions: int) -> tuple[tuple[Region, .
     above = anomaly_map > 1.0
     if not above.any():
         return (), 0
+    left, top, columns, rows = cv2.boundingRect(above.view(np.uint8))  # a good part has a few pixels: look there only
+    window = (slice(top, top + rows), slice(left, left + columns))
+    above = np.ascontiguousarray(above[window])
     count, labels, stats, centroids = cv2.connectedComponentsWithStats(above.view(np.uint8), connectivity=8)
     at = np.flatnonzero(above)
-    label, value = labels.ravel()[at], anomaly_map.ravel()[at]
+    label, value = labels.ravel()[at], anomaly_map[window].ravel()[at]
     peaks = np.zeros(count, np.float32)
     np.maximum.at(peaks, label, value)
     is_peak = value == peaks[label]
@@ -120,9 +123,11 @@ def _regions(anomaly_map: np.ndarray, max_regions: int) -> tuple[tuple[Region, .
     regions = []
     for i in np.argsort(-peaks[peak_label], kind="stable")[:max_regions]:
         x, y, width, height, area = map(int, stats[i + 1])
-        peak_y, peak_x = divmod(int(peak_at[i]), anomaly_map.shape[1])
-        centroid = (float(centroids[i + 1][0]), float(centroids[i + 1][1]))
-        regions.append(Region((x, y, x + width, y + height), area, float(peaks[i + 1]), (peak_x, peak_y), centroid))
+        x, y = left + x, top + y
+        peak_y, peak_x = divmod(int(peak_at[i]), columns)
+        centroid = (left + float(centroids[i + 1][0]), top + float(centroids[i + 1][1]))
+        peak = (left + peak_x, top + peak_y)
+        regions.append(Region((x, y, x + width, y + height), area, float(peaks[i + 1]), peak, centroid))
     return tuple(regions), count - 1
 
 

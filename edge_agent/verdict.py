@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from edge_agent import clock
 from edge_agent.decision import UnknownReason, Verdict, decide, unknown
@@ -47,7 +47,7 @@ def view_of(
         image_score=float(scores.image_score[0]) if sound and scores else None,
         raw_score=float(scores.raw_score[0]) if sound and scores else None,
         model=None if judge is None else judge.model,
-        regions=tuple(RegionOfResult(**asdict(region)) for region in decision.regions),
+        regions=tuple(RegionOfResult(**vars(region)) for region in decision.regions),
         regions_total=decision.regions_total,
         image=ImageSize(width=size[0], height=size[1]) if size else None,
     )

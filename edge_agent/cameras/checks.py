@@ -45,28 +45,30 @@ def thin_out(image: np.ndarray) -> np.ndarray:
 
 def brightest(sample: np.ndarray) -> np.ndarray:
     """[h, w]: the largest channel; far faster than a maximum over an axis of three."""
-    largest: np.ndarray = np.maximum(np.maximum(sample[..., 0], sample[..., 1]), sample[..., 2])
+    red, green, blue = cv2.split(sample)
+    largest: np.ndarray = cv2.max(cv2.max(red, green), blue)
     return largest
 
 
 def darkest(sample: np.ndarray) -> np.ndarray:
     """[h, w]: the smallest channel."""
-    smallest: np.ndarray = np.minimum(np.minimum(sample[..., 0], sample[..., 1]), sample[..., 2])
+    red, green, blue = cv2.split(sample)
+    smallest: np.ndarray = cv2.min(cv2.min(red, green), blue)
     return smallest
 
 
 def dark_share(sample: np.ndarray, level: int) -> float:
     """Share of the pixels that no channel lifts above `level`."""
-    return float(np.mean(brightest(sample) <= level))
+    return np.count_nonzero(brightest(sample) <= level) / sample[..., 0].size
 
 
 def saturated_share(sample: np.ndarray) -> float:
     """Share of the pixels whose channels are all saturated."""
-    return float(np.mean(darkest(sample) >= SATURATED))
+    return np.count_nonzero(darkest(sample) >= SATURATED) / sample[..., 0].size
 
 
 def colour_of(sample: np.ndarray) -> Colour:
-    chroma = float(np.mean(brightest(sample) - darkest(sample)))
+    chroma = cv2.mean(cv2.subtract(brightest(sample), darkest(sample)))[0]
     red, _, blue = cv2.mean(sample)[:3]
     return Colour(chroma, red - blue)
 

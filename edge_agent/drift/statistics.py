@@ -23,8 +23,8 @@ class Watched:
     causes: str  # for the message: what a rise, or a fall, mostly comes from
 
 
-# A shift of the scores by 0.27 spreads doubles a false-reject rate of 1 %, by 0.21 one of 0.1 % (of normal scores): with
-# a slack of 0.12, and 0.09 for a reference of 500 parts, the alarm comes before that when the shift creeps.
+# A shift of normal scores by 0.27 spreads doubles a false-reject rate of 1 %, and by 0.21 one of 0.1 %. With a slack of
+# 0.12, and 0.09 more for a reference of 500 parts, the alarm comes before that when the shift creeps.
 WATCHED = (
     Watched("brightness", 0.05, 0.25, "the lamp, exposure, gain or dirt"),
     Watched("red", 0.05, 0.25, "the lamp's colour or the white balance"),
