@@ -11,7 +11,10 @@ import numpy as np
 from edge_agent.parts.settings import CodeConfig
 
 LONGEST = 128  # characters; a code that holds more names no part
-SEARCHED_PIXELS = 1_500_000  # a larger picture is searched at half its size first, and whole where that finds nothing
+SEARCHED_PIXELS = 1_500_000  # no larger picture is searched, because that takes seconds: it is halved, and again
+SMALLEST_SIDE = (
+    150  # down to this the picture is halved where nothing was found: detectors miss codes that are too large
+)
 
 
 class Reading:
@@ -52,14 +55,12 @@ class CodeReader:
         if not image.size or time.monotonic() > until:
             return None
         grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-        sizes = [grey]
-        if grey.size > SEARCHED_PIXELS:
-            sizes = [cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), grey]
-        for picture in sizes:
-            if time.monotonic() > until:
-                return None
-            if (found := self._find(picture)) is not None:
+        while time.monotonic() <= until:
+            if grey.size <= SEARCHED_PIXELS and (found := self._find(grey)) is not None:
                 return found
+            if min(grey.shape) < 2 * SMALLEST_SIDE:
+                return None
+            grey = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         return None
 
     def _find(self, grey: np.ndarray) -> str | None:
