@@ -27,7 +27,7 @@ from edge_agent.engines.build import Builder, build_candidate
 from edge_agent.engines.child import Opener, open_candidate
 from edge_agent.health import Tally
 from edge_agent.identity import Identity
-from edge_agent.messages import Model, Origin, Result, Topics, encode
+from edge_agent.messages import EngineInService, Model, Origin, Result, Topics, encode
 from edge_agent.models.appoint import Appointer
 from edge_agent.models.boot import Register, start
 from edge_agent.models.judge import Judge, Judges, Key
@@ -112,6 +112,10 @@ def run(
         triggers: TriggerInbox | None = None
         if isinstance(source, PairedParts) and config.parts.trigger == "mqtt":
             triggers = TriggerInbox(source, config.parts.window_ms, engine_state.note_event)
+
+        def engine_in_service() -> EngineInService | None:
+            return engine_state.in_service(judges.in_service(None, first).voice)
+
         will = Will(origin.topics.of("state"), encode(origin.state("offline")))
         connection = Connection(
             config.mqtt, config.client_id, will=will, wake=lambda: wake(decided), listen=f"{origin.topics.of('cmd')}/#",
@@ -120,14 +124,14 @@ def run(
         )  # fmt: skip
         publisher = Publisher(
             outbox, connection, origin, window=config.mqtt.window, replay_per_s=config.mqtt.replay_per_s,
-            engine=engine_state.in_service, orders=lambda: control.orders, identity=identity,
+            engine=engine_in_service, orders=lambda: control.orders, identity=identity,
             model=lambda: judges.in_service(None, first).model, rois=lambda: judges.rois,
         )  # fmt: skip
         shelf = Shelf(config.models.folder, config.public_key)
         workshop = Workshop(config.models, config.threshold, shelf, register, appointer.appoint_beside)
         desk = CommandDesk(
             config.commands, connection, publisher, origin, control, judges, standing, workshop,
-            engine=engine_state.in_service, wake=lambda: wake(decided),
+            engine=engine_in_service, wake=lambda: wake(decided),
         )  # fmt: skip
         onlookers = make_onlookers(config, engine_state)
         connection.start(wait_s=FIRST_CONNECTION_S)

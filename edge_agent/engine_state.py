@@ -17,20 +17,16 @@ class EngineState:
     def __init__(self, wake: Callable[[], None] = lambda: None):
         self._wake = wake
         self._lock = threading.Lock()
-        self._status: Status | None = None
         self._fresh = False
         self._events: list[EventNote] = []
         self._restarts = 0
 
-    def note_status(self, status: Status) -> None:
+    def note_change(self, *, restarts: int = 0) -> None:
+        """An engine in service has another status; so many new processes were started for it since the last one."""
         with self._lock:
-            self._fresh = self._fresh or self._status is not None  # the first one goes out with the connection
-            self._status = status
+            self._fresh = True
+            self._restarts += restarts
         self._wake()
-
-    def count_restarts(self, more: int) -> None:
-        with self._lock:
-            self._restarts += more
 
     def note_incident(self, incident: Incident) -> None:
         with self._lock:
@@ -54,9 +50,9 @@ class EngineState:
         """New processes since the agent's start, of all engines that were in service."""
         return self._restarts
 
-    def in_service(self) -> EngineInService | None:
-        """The status as it is published."""
-        status = self._status
+    def in_service(self, voice: "Voice | None") -> EngineInService | None:
+        """The status of one engine as it is published."""
+        status = None if voice is None else voice.status
         return None if status is None else in_service(status, self._restarts)
 
 
@@ -74,11 +70,9 @@ class Voice:
 
     def note_status(self, status: Status) -> None:
         with self._lock:
-            more = status.restarts - (0 if self._status is None else self._status.restarts)
-            self._status, speaks = status, self._speaks
-        if speaks:
-            self._state.count_restarts(more)
-            self._state.note_status(status)
+            before, self._status = self._status, status
+        if before is not None and self._speaks:  # the first one goes out with the connection
+            self._state.note_change(restarts=status.restarts - before.restarts)
 
     def note_incident(self, incident: Incident) -> None:
         if self._speaks:
@@ -87,9 +81,8 @@ class Voice:
     def speak(self) -> None:
         """Its bundle serves from now on."""
         with self._lock:
-            self._speaks, status = True, self._status
-        if status is not None:
-            self._state.note_status(status)
+            self._speaks = True
+        self._state.note_change()
 
     def be_silent(self) -> None:
         with self._lock:

@@ -11,7 +11,7 @@ from edge_agent.commands.self_test import self_test
 from edge_agent.commands.snapshot import snapshot
 from edge_agent.control import Control
 from edge_agent.messages import Commanded, EngineInService, Origin
-from edge_agent.models.judge import Judges
+from edge_agent.models.judge import Judges, Key
 
 
 class Jobs:
@@ -81,13 +81,21 @@ class Jobs:
         self._finish(Finished(str(about.command_id), outcome, images))
 
     def _self_test(self, about: Commanded) -> None:
-        """The engine answers between two parts."""
-        judge = self._judges.take(None, self._origin.camera)
-        try:
-            reason, detail, golden = self_test(self._control, judge, self._engine_name)
-        finally:
-            self._judges.release(judge)
-        outcome = ended(about, reason, detail).model_copy(update={"golden": golden})
+        """Each bundle in service, one after the other: its engine answers between two parts."""
+        keys: dict[str, Key] = {}
+        for key, judge in self._judges.all().items():
+            keys.setdefault(judge.bundle.digest, key)
+        reason, golden, said = None, None, list[str]()
+        for key in keys.values():
+            judge = self._judges.take(*key)
+            try:
+                reason, detail, golden = self_test(self._control, judge, self._engine_name)
+            finally:
+                self._judges.release(judge)
+            said.append(detail if len(keys) == 1 else f"{judge.model.name} version {judge.model.version}: {detail}")
+            if reason is not None:
+                break
+        outcome = ended(about, reason, " ".join(said)).model_copy(update={"golden": golden})
         self._finish(Finished(str(about.command_id), outcome))
 
     def _engine_name(self) -> str:

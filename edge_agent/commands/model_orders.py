@@ -243,7 +243,10 @@ class ModelOrders:
         standing, rois = self._orders.standing, self._rois.saved()
         if not rollback and config.probation_parts:
             self._keep_at_hand(_Watched(self._probation(new), new, under.before, standing, rois))
-        kept = self._orders.for_another_bundle(new.bundle.digest, self._shop.threshold, old.bundle.digest)
+        after = {**self._judges.all(), **dict.fromkeys(under.before, new)}
+        digests = [judge.bundle.digest for judge in after.values()]
+        gone = None if old.bundle.digest in digests else old.bundle.digest
+        kept = self._orders.for_another_bundle(self._shop.threshold, bundle=digests[0], gone=gone)
         kept |= self._rois.given_up(under.before)
         self._put_in_service(dict.fromkeys(under.before, new))
         if self._watched is not None and self._watched.judge is not new:
@@ -274,7 +277,7 @@ class ModelOrders:
             self._shop.register.change(self._entries(watched.before, old.bundle, None, rollback=True))
         except RecordError as error:  # the line matters more
             text = f"{text} {error} The next start will try {_named(watched.judge.model)} once more."
-        kept = self._orders.as_before(watched.standing, watched.judge.bundle.digest)
+        kept = self._orders.as_before(watched.standing, gone=watched.judge.bundle.digest)
         kept |= self._rois.as_before(watched.rois)
         self._put_in_service(watched.before)
         failures = {f"failed_{reason}": count for reason, count in watched.probation.failures.items()}

@@ -46,19 +46,20 @@ class Orders:
         before, self.standing = self.standing, standing
         return Effect(self._give, standing.kept() if standing != before else {}, outcome)
 
-    def for_another_bundle(self, digest: str, threshold: float, instead_of: str) -> Kept:
+    def for_another_bundle(self, threshold: float, *, bundle: str, gone: str | None) -> Kept:
         """A threshold that a command had set was meant for the bundle before: the file's holds again.
 
-        digest: of the new bundle; parts that the bundle `instead_of` was given are still compared with its own limit.
+        bundle: digest of the first bundle in service from now on. gone: of the one that serves no more; parts that it
+        was given are still compared with its own limit.
         """
         before = self.standing
-        self.standing = replace(before, threshold=threshold, earlier=(), configured=threshold, bundle=digest)
-        self._control.order(threshold=threshold, former=(instead_of, before.threshold))
+        self.standing = replace(before, threshold=threshold, earlier=(), configured=threshold, bundle=bundle)
+        self._control.order(threshold=threshold, former=None if gone is None else (gone, before.threshold))
         return self.standing.kept()
 
-    def as_before(self, standing: Standing, instead_of: str) -> Kept:
+    def as_before(self, standing: Standing, *, gone: str) -> Kept:
         """The bundle before serves again, under the orders that it had."""
-        former = (instead_of, self.standing.threshold)
+        former = (gone, self.standing.threshold)
         self.standing = replace(standing, paused=self.standing.paused, spent=tuple(self._budget.spent))
         self._control.order(threshold=standing.threshold, former=former)
         return self.standing.kept()

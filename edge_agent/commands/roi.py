@@ -37,7 +37,7 @@ class RoiOrders:
         self._moved: dict[Key, _Moved] = {}
         for key, moved in _read(kept.get(ROIS)).items():
             judge = judges.all().get(key)
-            if judge is None or judge.bundle.digest != moved.digest or self._too_far(judge, moved.boxes[-1]):
+            if judge is None or judge.bundle.digest != moved.digest or self._too_far(key, judge, moved.boxes[-1]):
                 log.warning("The crop that a command had set for %s is given up: its bundle serves no more, or the "
                             "limits of the file have changed.", name_of(key))  # fmt: skip
                 continue
@@ -62,7 +62,7 @@ class RoiOrders:
         x, y, width, height = wanted
         if x + width > size[0] or y + height > size[1]:
             return Refusal("out_of_range", f"{list(wanted)} reaches beyond the frame of {size[0]} x {size[1]} pixels.")
-        if too_far := self._too_far(judge, wanted):
+        if too_far := self._too_far(key, judge, wanted):
             return Refusal("out_of_range", too_far)
         return None
 
@@ -99,11 +99,10 @@ class RoiOrders:
         self._moved = dict(saved)
         return self.kept()
 
-    def _too_far(self, judge: Judge, wanted: Box | None) -> str | None:
+    def _too_far(self, key: Key, judge: Judge, wanted: Box | None) -> str | None:
         """The limit that is exceeded, a sentence. A bundle without a crop of its own has the whole frame's."""
         own = judge.bundle.manifest.preprocessing.crop
-        camera = next((key[1] for key, each in self._judges.all().items() if each is judge), "")
-        if own is None and (size := self._sizes.get(camera)) is not None:
+        if own is None and (size := self._sizes.get(key[1])) is not None:
             own = (0, 0, *size)
         if own is None or wanted is None:
             return None
