@@ -28,7 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 
 @app.command(epilog="Example: python -m train fit aesc --data bottle --out runs/bottle")
 def fit(
-    detector: Annotated[str, typer.Argument(help="aesc or fastflow", show_default=False)],
+    detector: Annotated[str, typer.Argument(help="aesc, fastflow, anogan or f_anogan", show_default=False)],
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="The run folder to write.", show_default=False)],
     config: Annotated[
@@ -90,7 +90,7 @@ def evaluate(
 
 @app.command(epilog="Example: python -m train table aesc --data mvtec_ad --out runs/mvtec_ad --seeds 0,1,2")
 def table(
-    detector: Annotated[str, typer.Argument(help="aesc or fastflow", show_default=False)],
+    detector: Annotated[str, typer.Argument(help="aesc, fastflow, anogan or f_anogan", show_default=False)],
     data: Annotated[
         Path,
         typer.Option("--data", help="Folder of categories (docs/data.md): bottle/, grid/, ...", show_default=False),

@@ -89,6 +89,7 @@ def judge_run(run: TrainedRun, dataset: Dataset) -> dict[str, Any]:
         config=run.config.model_dump(mode="json"),
         provenance=run.provenance,
         score_definition=run.score_definition,
+        sections=run.detector.sections(run),
     )
     write_metrics(run.folder / "metrics.json", evaluation.metrics)
     return evaluation.metrics

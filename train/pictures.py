@@ -1,11 +1,12 @@
 """Pictures that a run keeps, and grids of small images as one."""
 
+import base64
 import math
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, UInt8
 
 from train.durable import write_file
 
@@ -37,3 +38,14 @@ def grid(images: UInt8[np.ndarray, "n h w 3"], columns: int | None = None) -> UI
         top, left = number // columns * (h + GAP), number % columns * (w + GAP)
         sheet[top : top + h, left : left + w] = image
     return sheet
+
+
+def to_bytes(images: Array) -> UInt8[np.ndarray, "n h w 3"]:
+    """Images in [-1, 1] of one or three channels as RGB."""
+    pixels = np.round((np.clip(np.asarray(images), -1, 1) + 1) * 127.5).astype(np.uint8)
+    return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
+
+
+def as_address(image: UInt8[np.ndarray, "h w 3"]) -> str:
+    """A data: address for a page."""
+    return "data:image/png;base64," + base64.b64encode(encoded(image)).decode()

@@ -8,11 +8,12 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from train.blocks.pixels import to_unit
 from train.config import ConfigError, load_config
 from train.detectors import find_detector
 from train.detectors.aesc.config import AEScConfig
 from train.detectors.aesc.loss import mean_squared_error, psnr
-from train.detectors.aesc.model import CPU_TRAINING, PLAIN, AESc, to_network
+from train.detectors.aesc.model import CPU_TRAINING, PLAIN, AESc
 from train.detectors.aesc.score import fold, l2_norm, reconstruct, reconstructions, residual_scores
 from train.detectors.detector import parameter_count
 
@@ -65,7 +66,7 @@ def test_every_level_has_the_sheets_shape():
 @pytest.mark.parametrize("skips", [True, False])
 def test_fast_forms_equal_the_plain_network_in_training(skips, images):
     """Outputs and gradients; what is fast on a CPU is the same function."""
-    x = to_network(images, 3)
+    x = to_unit(images, 3)
 
     def loss_and_gradient(forms):
         model = shaken(AESc(3, 2, skips=skips, forms=forms, rngs=nnx.Rngs(0)))
@@ -83,18 +84,18 @@ def test_fast_forms_equal_the_plain_network_in_training(skips, images):
 def test_folding_keeps_the_network(skips, images):
     model = shaken(AESc(3, 2, skips=skips, rngs=nnx.Rngs(1)))
     model.eval()
-    x = to_network(images, 3)
+    x = to_unit(images, 3)
     np.testing.assert_allclose(reconstruct(fold(model), x, skips=skips), model(x), atol=2e-5)
 
 
 def test_the_skips_are_what_tells_aesc_from_ae(images):
     model = shaken(AESc(3, 2, rngs=nnx.Rngs(1)))
-    x = to_network(images, 3)
+    x = to_unit(images, 3)
     assert not np.allclose(reconstruct(fold(model), x, skips=True), reconstruct(fold(model), x, skips=False), atol=1e-2)
 
 
 def test_residual_is_the_mean_over_channels_in_grey_levels(model, images):
-    x = to_network(images, 3)
+    x = to_unit(images, 3)
     scores = residual_scores(fold(model), x, skips=True, quantise=False)
     y = np.asarray(model(x), np.float64)
     expected = np.abs(np.asarray(images, np.float64) - 255 * y).mean(-1)
@@ -120,7 +121,7 @@ def test_passes_equal_one_network_run_pass_by_pass(rates, network, model, images
     """The shared prefix saves work and changes nothing: the twin with active dropout, written out plainly."""
     config = UNCERTAIN.model_copy(update={"dropout_rates": rates, "network": network})
     weights, dropout = AESC.fold(model, None, config)
-    x = to_network(images, 3)
+    x = to_unit(images, 3)
     y = reconstructions(weights, x, dropout, skips=network == "aesc")
     assert y.shape == (3, 5, 64, 64, 3)
     for k in range(5):
@@ -155,7 +156,7 @@ def nnx_conv(x, kernel):
 def test_uncertainty_is_the_variance_over_the_passes(model, images):
     weights, dropout = AESC.fold(model, None, UNCERTAIN)
     scores = AESC.score((weights, dropout), images, UNCERTAIN)
-    y = 255 * np.asarray(reconstructions(weights, to_network(images, 3), dropout, skips=True), np.float64)
+    y = 255 * np.asarray(reconstructions(weights, to_unit(images, 3), dropout, skips=True), np.float64)
     expected = y.var(axis=1).mean(-1)
     np.testing.assert_allclose(scores.anomaly_map, expected, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(scores.image_score, np.sqrt((expected**2).mean((1, 2))), rtol=1e-3)
@@ -191,7 +192,7 @@ def test_grey_is_the_luminance_that_opencv_computes():
     import cv2
 
     image = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3), np.uint8)
-    grey = 255 * np.asarray(to_network(jnp.asarray(image), 1))[0, ..., 0]
+    grey = 255 * np.asarray(to_unit(jnp.asarray(image), 1))[0, ..., 0]
     assert np.abs(grey - cv2.cvtColor(image[0], cv2.COLOR_RGB2GRAY)).max() < 0.6
 
 

@@ -3,10 +3,11 @@
 import difflib
 
 from train.detectors.aesc import AESC
+from train.detectors.anogan import ANOGAN
 from train.detectors.detector import Detector
 from train.detectors.fastflow import FASTFLOW
 
-DETECTORS: dict[str, Detector] = {detector.name: detector for detector in (AESC, FASTFLOW)}
+DETECTORS: dict[str, Detector] = {detector.name: detector for detector in (AESC, FASTFLOW, ANOGAN)}
 
 
 def find_detector(name: str) -> Detector:

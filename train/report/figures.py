@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -117,6 +117,25 @@ def roc_figure(image_roc: Curve | None, pixel_roc: Curve | None, operating_point
         axes.legend(loc="lower right", frameon=False, labelcolor=INK)
         _plain(axes)
         return _svg(figure, "ROC curve: share of defective parts rejected over share of good parts rejected")
+
+
+def curves_figure(curves: Mapping[str, Sequence[float]], along: str, what: str, *, legend: bool = True) -> str:
+    """Values one after the other; those that are no number are left out."""
+    with _style():
+        figure = Figure(figsize=(4.6, 3.0), layout="constrained", facecolor="none")
+        axes = figure.add_subplot()
+        colours = (GOOD, BAD, MUTED, INK)
+        for number, (name, values) in enumerate(curves.items()):
+            axes.plot(
+                np.arange(1, len(values) + 1), values, color=colours[number % 4] if legend else MUTED,
+                linewidth=1.8 if legend else 1.1, label=name,
+            )  # fmt: skip
+        axes.set_xlabel(along)
+        axes.set_ylabel(what)
+        if legend and len(curves) > 1:
+            axes.legend(frameon=False, labelcolor=INK)
+        _plain(axes)
+        return _svg(figure, f"{what} over {along}")
 
 
 def _style() -> AbstractContextManager[None]:

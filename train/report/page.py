@@ -13,6 +13,7 @@ from train.metrics.intervals import clopper_pearson, percent
 from train.report.figures import ScoreAxis, roc_figure, score_histogram
 from train.report.gallery import draw_gallery
 from train.report.wording import headline, key_figures, meaning
+from train.section import Section
 
 
 class TypeRow(NamedTuple):
@@ -34,10 +35,12 @@ def write_report(
     config: Mapping[str, Any],
     provenance: Mapping[str, str | int | float | None],
     score_definition: str = "",
+    sections: Sequence[Section] = (),
 ) -> None:
     """Writes one HTML file that needs nothing else; whole, or the one that was there before.
 
-    `config` may be nested. All text in it, in names and in labels is shown as text, whatever it holds.
+    `sections` are the detector's own. `config` may be nested. All text in it, in names and in labels is shown as text,
+    whatever it holds.
     """
     folder = Path(__file__).parent
     environment = jinja2.Environment(
@@ -72,6 +75,7 @@ def write_report(
         threshold_position=axis.position(1.0),
         drawn=drawn,
         gallery=draw_gallery(evaluation),
+        sections=[(s.heading, s.notes, list(map(Markup, s.drawings)), s.pictures) for s in sections],
         masked=evaluation.about.judged is not None,
         score_definition=score_definition,
         thresholds=evaluation.thresholds,

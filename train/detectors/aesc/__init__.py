@@ -6,11 +6,12 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from train.blocks.pixels import to_unit
 from train.config import THRESHOLD_SETTINGS
 from train.data.noise import corrupt
 from train.detectors.aesc.config import AEScConfig
 from train.detectors.aesc.loss import mean_squared_error, psnr
-from train.detectors.aesc.model import CPU_TRAINING, PLAIN, AESc, to_network
+from train.detectors.aesc.model import CPU_TRAINING, PLAIN, AESc
 from train.detectors.aesc.score import (
     Dropout,
     FoldedAESc,
@@ -43,14 +44,14 @@ def build(config: AEScConfig, rngs: nnx.Rngs) -> AESc:
 
 def loss(model: AESc, images: Images, key: PRNGKeyArray, config: AEScConfig) -> tuple[PerImage, dict[str, PerImage]]:
     """MSE between the clean image and what the network makes of its corrupted copy, drawn afresh every time."""
-    clean = to_network(images, config.channels)
+    clean = to_unit(images, config.channels)
     reconstruction = model(corrupt(key, clean, config.noise, config.stain))
     return mean_squared_error(reconstruction, clean), {}
 
 
 def validate(model: AESc, images: Images, key: PRNGKeyArray, config: AEScConfig) -> dict[str, PerImage]:
     """PSNR of corrupted held-out images against the clean ones."""
-    clean = to_network(images, config.channels)
+    clean = to_unit(images, config.channels)
     return {"psnr": psnr(model(corrupt(key, clean, config.noise, config.stain)), clean)}
 
 
@@ -65,7 +66,7 @@ def fold_weights(model: AESc, _frozen: None, config: AEScConfig) -> tuple[Folded
 
 def score(weights: tuple[FoldedAESc, Dropout | None], images: Images, config: AEScConfig) -> RawScores:
     folded, dropout = weights
-    x = to_network(images, config.channels)
+    x = to_unit(images, config.channels)
     skips = config.network == "aesc"
     if dropout is None:
         return residual_scores(folded, x, skips=skips, quantise=config.quantise)

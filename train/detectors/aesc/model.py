@@ -8,7 +8,6 @@ Shape letters: n images, h x w pixels, c channels (channels last).
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -72,11 +71,3 @@ class AESc(nnx.Module):
             x = x + skip if self.skips else x  # before the next upsampling; none at the input's resolution
         assert self.head.bias is not None
         return jax.nn.sigmoid(upsampling_conv(x, self.head.kernel[...], decoder_form) + self.head.bias[...])
-
-
-def to_network(images: Array, channels: int) -> Float[Array, "n h w c"]:
-    """uint8 RGB [n, h, w, 3] -> float32 in [0, 1]; for one channel by the weights of ITU-R BT.601, as OpenCV does."""
-    x = images.astype(jnp.float32) / 255
-    if channels == 3:
-        return x
-    return jnp.sum(x * jnp.array([0.299, 0.587, 0.114], jnp.float32), axis=-1, keepdims=True)

@@ -1,0 +1,77 @@
+"""Convolutions of stride 2, and their transposes, of any kernel and padding: as XLA has them, and as matrix products.
+
+XLA runs transposed convolutions, and every gradient of a strided one, slowly on a CPU, and inside a loop more so. As a
+product of gathered pixels with the kernel both are as fast inside a loop as outside. A transposed convolution is four
+products, one for each parity of the output's row and column, over the taps that reach it: nothing is multiplied by the
+zeros between pixels. All forms agree up to rounding; `form` picks one.
+
+Shape letters: n images, h x w pixels, k x k taps, c input channels, o output channels.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Form = Literal["plain", "matmul"]
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def strided_conv(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "k k c o"], size: int, padding: int, form: Form
+) -> Float[Array, "n _size _size o"]:
+    """Output pixel j is the sum over taps t of x[2 j - padding + t] times kernel[t]; pixels outside x are 0."""
+    k, h = kernel.shape[0], x.shape[1]
+    after = 2 * (size - 1) + k - padding - h  # how far the last pixel's taps reach beyond x
+    if form == "plain":
+        pads = [(padding, after)] * 2
+        return jax.lax.conv_general_dilated(x, kernel, (2, 2), pads, dimension_numbers=LAYOUT)
+    x = jnp.pad(x, ((0, 0), (padding, max(after, 0)), (padding, max(after, 0)), (0, 0)))
+    reach = 2 * size - 1
+    taps = [x[:, u : u + reach : 2, v : v + reach : 2] for u in range(k) for v in range(k)]
+    return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def transposed_conv(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "k k c o"], size: int, padding: int, form: Form
+) -> Float[Array, "n _size _size o"]:
+    """Input pixel i adds x[i] times kernel[t] to output pixel 2 i - padding + t."""
+    k, h = kernel.shape[0], x.shape[1]
+    if form == "plain":
+        before = k - 1 - padding
+        pads = [(before, size + k - 1 - before - (2 * h - 1))] * 2
+        flipped = kernel[::-1, ::-1]
+        return jax.lax.conv_general_dilated(x, flipped, (1, 1), pads, lhs_dilation=(2, 2), dimension_numbers=LAYOUT)
+    half = (size + 1) // 2
+    rows = []
+    for parity in range(2):
+        row = [_of_parity(x, kernel, size, padding, parity, other) for other in range(2)]
+        rows.append(jnp.stack(row, axis=3))  # [n, half, half, 2, o]
+    y = jnp.stack(rows, axis=2)  # [n, half, 2, half, 2, o]
+    y = y.reshape(x.shape[0], 2 * half, 2 * half, kernel.shape[-1])
+    return y if size == 2 * half else y[:, :size, :size]
+
+
+def _of_parity(x: Array, kernel: Array, size: int, padding: int, row: int, column: int) -> Array:
+    """Output pixels (2 j + row, 2 i + column), filled up to one size for all four."""
+    k, half = kernel.shape[0], (size + 1) // 2
+    down, across = ([t for t in range(k) if (parity + padding - t) % 2 == 0] for parity in (row, column))
+    n_down, n_across = (size - row + 1) // 2, (size - column + 1) // 2
+    taps = [
+        _shifted(_shifted(x, (row + padding - u) // 2, n_down, axis=1), (column + padding - v) // 2, n_across, axis=2)
+        for u in down
+        for v in across
+    ]
+    some = kernel[down[0] :: 2, across[0] :: 2]  # the taps of a parity are every other one
+    y = jnp.concatenate(taps, axis=-1) @ some.reshape(-1, kernel.shape[-1])
+    return jnp.pad(y, ((0, 0), (0, half - n_down), (0, half - n_across), (0, 0)))
+
+
+def _shifted(x: Array, by: int, count: int, axis: int) -> Array:
+    """x[by : by + count] along an axis, with zeros where there is nothing."""
+    start, stop = max(by, 0), min(by + count, x.shape[axis])
+    inside = jax.lax.slice_in_dim(x, start, stop, axis=axis)
+    pads = [(0, 0)] * x.ndim
+    pads[axis] = (start - by, by + count - stop)
+    return jnp.pad(inside, pads) if pads[axis] != (0, 0) else inside

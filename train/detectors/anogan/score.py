@@ -1,0 +1,56 @@
+"""AnoGAN's scores: what the generator can't draw. Sheet: "Inference and scoring (exact)"."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from train.blocks.pixels import to_signed
+from train.blocks.strided import Form
+from train.detectors.anogan.config import AnoGANConfig
+from train.detectors.anogan.invert import Networks, invert
+from train.detectors.anogan.settings import Inversion
+from train.detectors.scores import RawScores
+from train.tiling import Tiling
+
+
+class Weights(NamedTuple):
+    """All that scoring needs."""
+
+    networks: Networks
+    starts: Float[Array, "r d"]  # z before the first step, the same for every image
+
+
+def inversion(config: AnoGANConfig) -> Inversion:
+    return Inversion(
+        config.inversion_steps,
+        config.inversion_rate,
+        config.inversion_final_rate,
+        config.distance,
+        config.w_residual,
+        config.w_feature,
+        config.patience,
+    )
+
+
+def form_of(config: AnoGANConfig) -> Form:
+    if config.form != "auto":
+        return config.form
+    return "matmul" if jax.default_backend() == "cpu" else "plain"
+
+
+def raw_scores(weights: Weights, images: Array, config: AnoGANConfig) -> RawScores:
+    """A(x) and |x - G(z)| at the end of the search, of tiles where the image is larger than the network's."""
+    x = to_signed(config.tiling.cut(images.astype(jnp.float32)), config.channels)
+    found = invert(weights.networks, x, weights.starts, inversion(config), config.layout, form_of(config))
+    return of_tiles(found.loss, jnp.abs(x - found.drawn).mean(axis=-1), config.tiling, config.tile_quantile)
+
+
+def of_tiles(scores: Float[Array, " m"], maps: Float[Array, "m t t"], tiling: Tiling, quantile: float) -> RawScores:
+    """One score and one map per image of those of its tiles."""
+    if tiling.is_whole:
+        return RawScores(scores, maps)
+    per_image = scores.reshape(-1, len(tiling))
+    score = per_image.max(axis=1) if quantile == 1 else jnp.quantile(per_image, quantile, axis=1)
+    return RawScores(score, tiling.blend(maps))
