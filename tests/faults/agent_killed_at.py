@@ -10,7 +10,6 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from edge_agent.commands.desk import CommandDesk  # noqa: E402
 from edge_agent.commands.model_orders import ModelOrders  # noqa: E402
 from edge_agent.models import change, record  # noqa: E402
 
@@ -23,7 +22,7 @@ STEPS: dict[str, tuple[Any, str, bool]] = {
     "folder not synced": (record, "sync_folder", False),
     "before the switch": (ModelOrders, "_put_in_service", False),
     "before the answer": (ModelOrders, "_put_in_service", True),
-    "after the answer": (CommandDesk, "_finish", True),
+    "after the answer": (ModelOrders, "_switch", True),
 }
 
 
@@ -47,7 +46,7 @@ def arm(step: str) -> None:
         die_at(step)
         begin(self, *arguments)
 
-    if step == "while it is proved":
+    if step in ("while it is proved", "after the answer"):
         die_at(step)
     else:
         ModelOrders._switch = armed  # type: ignore[method-assign]
