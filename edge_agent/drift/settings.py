@@ -12,7 +12,7 @@ class DriftConfig(Settings):
 
     enabled: bool = True
     reference_parts: int = Field(
-        default=500, ge=50, le=100_000
+        default=1000, ge=50, le=100_000
     )  # the first passes of a model: how the line should look
     false_alarm_parts: int = Field(default=1_000_000, ge=1000)  # mean parts between two false alarms of one camera
     file: ConfigPath = Path("drift.json")  # references, kept over restarts: a lamp ages slower than an agent lives
