@@ -75,6 +75,7 @@ class Session:
 
     def __init__(self, client: mqtt.Client, version: str, expiry_s: int | None = None):
         self._client, self._version, self._expiry_s = client, version, expiry_s
+        self.tells_refusals = version == "5"  # before, some brokers acknowledge what they refuse, and hang up
         self.acknowledged: deque[Acknowledged] = deque()  # filled by the network thread
 
     def publish(
@@ -103,8 +104,8 @@ class Connection:
 
     wake: called from other threads, must return at once, whenever `session`, its `acknowledged` or what `take` gives
     has changed. listen: a topic filter; what comes there is for `take`. hear: a topic, and who gets what comes there at
-    once, in the network's thread. own_state: where this agent publishes its
-    state; what others say there is for `identity`, and while it is contested the back-off doesn't start anew.
+    once, in the network's thread. own_state: where this agent publishes its state; what others say there is for
+    `identity`, and while it is contested the back-off doesn't start anew.
     """
 
     def __init__(

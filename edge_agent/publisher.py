@@ -26,6 +26,7 @@ FORGET_AFTER_S = (
     1.0  # acknowledged rows leave with the next stored verdict, or after this long: fewer syncs of the disk
 )
 CORRELATED = 64  # acks whose correlation data is remembered
+OUTLIVED_S = 0.5  # MQTT 3.1.1: the newest acknowledgement counts once the connection has lasted so long after it
 POISON_AFTER = 3  # sessions that ended with the same message as the first unanswered one
 SUSPECTS = 64  # messages that one session at least ended with; more are not remembered
 
@@ -71,6 +72,7 @@ class Publisher:
         self._session: Session | None = None
         self._sent: dict[int, _Sent] = {}  # message id -> what the broker hasn't answered yet, in the order of sending
         self._asides: set[int] = set()  # message ids of states and health messages, which no row stands behind
+        self._newest: tuple[int, float] | None = None  # message id and time of an acknowledgement not yet believed
         self._acknowledged: list[int] = []  # rows to forget with the next commit
         self._live = self._replayed = self._backlog_end = 0
         self._allowance, self._refilled = 0.0, monotonic()
@@ -78,7 +80,8 @@ class Publisher:
         self._suspected: Counter[int] = Counter()
         self._set_aside: set[int] = set()  # rows that this process sends no more
         self._identity = identity
-        self._refusals_logged = self._hang_ups_logged = False
+        self._refusals_logged = False
+        self._fruitless = 0  # sessions since the broker took the last verdict
         self._replaced: str | None = None
         self._trouble: str | None = None  # of the disk, as last told
         self._evicting = False
@@ -92,6 +95,8 @@ class Publisher:
         """
         self._notice_session()
         self._collect()
+        if self._newest is not None and self._monotonic() - self._newest[1] > OUTLIVED_S:
+            self._believe()
         due = urgent or self._monotonic() - self._committed > FORGET_AFTER_S
         if messages or keep or (self._acknowledged and due) or self.trouble:
             self._commit(messages, keep=keep)
@@ -197,7 +202,9 @@ class Publisher:
     @property
     def wait_s(self) -> float:
         """How long the next call of `send` may wait when nothing happens until then."""
-        return 0.05 if self._session is not None and self._replayed < self._backlog_end else FORGET_AFTER_S
+        if self._session is not None and self._replayed < self._backlog_end:
+            return 0.05
+        return OUTLIVED_S if self._newest is not None else FORGET_AFTER_S
 
     def _commit(
         self,
@@ -231,13 +238,14 @@ class Publisher:
         """Take the broker's answers from the session."""
         while self._session is not None and self._session.acknowledged:
             mid, refused = self._session.acknowledged.popleft()
-            if (sent := self._sent.pop(mid, None)) is None:
+            self._believe()  # the connection has outlived the one before
+            if mid not in self._sent:
                 self._asides.discard(mid)
-                continue
-            if refused is None:
-                self._acknowledged.append(sent.row.id)
-                self.delivered += sent.row.kind == "result"
-            elif not self._refusals_logged:
+            elif refused is None:
+                self._newest = (mid, self._monotonic())
+                if self._session.tells_refusals:
+                    self._believe()
+            elif (sent := self._sent.pop(mid)) and not self._refusals_logged:
                 self._refusals_logged = True
                 log.error(
                     "The broker refuses messages on %s (%s). They stay in the outbox until the next connection. "
@@ -246,12 +254,26 @@ class Publisher:
                     refused,
                 )
 
+    def _believe(self) -> None:
+        """The broker has the message that it acknowledged last.
+
+        Over MQTT 3.1.1 Mosquitto 2.0 acknowledges what this user may not publish, drops it, and hangs up. So the last
+        acknowledgement before the end of a connection says nothing, and its message is sent again.
+        """
+        if self._newest is not None and (sent := self._sent.pop(self._newest[0], None)) is not None:
+            self._acknowledged.append(sent.row.id)
+            if sent.row.kind == "result":
+                self.delivered += 1
+                self._fruitless = 0
+        self._newest = None
+
     def _notice_session(self) -> None:
         """Begin with a new session, or note that there is none: what was unanswered belongs to the backlog again."""
         session = self._broker.session
         if session is self._session:
             return
         self._collect()
+        self._newest = None
         self._suspect_poison()
         self._sent.clear()
         self._asides.clear()
@@ -287,21 +309,22 @@ class Publisher:
         first = next(iter(self._sent.values()), None)
         if first is None:
             return
+        if first.row.kind == "result":
+            self._fruitless += 1
+            if self._fruitless == POISON_AFTER:
+                log.error(
+                    "%d connections in a row have ended before the broker took a verdict on %s. All are kept. "
+                    "Some brokers hang up on who may not write there: allow this user to.",
+                    POISON_AFTER,
+                    first.row.topic,
+                )
+            return
         self._suspected[first.row.id] += 1
         while len(self._suspected) > SUSPECTS:
             del self._suspected[next(iter(self._suspected))]
         if self._suspected[first.row.id] < POISON_AFTER:
             return
-        if first.row.kind == "result":
-            if not self._hang_ups_logged:
-                self._hang_ups_logged = True
-                log.error(
-                    "%d connections have ended with the same verdict on %s unanswered. It stays in the outbox. "
-                    "Some brokers hang up on who may not write there: allow this user to.",
-                    POISON_AFTER,
-                    first.row.topic,
-                )
-        elif first.row.kind == "event":
+        if first.row.kind == "event":
             self._set_aside.add(first.row.id)
             log.error(
                 "The broker hangs up whenever it gets a message on %s; it stays in the outbox until the agent's next "

@@ -19,6 +19,8 @@ RESULT = ORIGIN.topics.of("result")
 
 
 class FakeSession:
+    tells_refusals = True  # as over MQTT 5
+
     def __init__(self):
         self.acknowledged = deque()
         self.sent = []  # (mid, topic, payload, retain)
@@ -430,3 +432,35 @@ def test_what_is_worth_something_now_only_needs_a_session(outbox, broker, clock)
     publisher.store([])
     assert publisher.unanswered == 0
     assert json.loads(session.sent[-1][2])["state"] == "stopped"
+
+
+def test_a_broker_that_acknowledges_what_it_drops_and_hangs_up_costs_no_verdict(outbox, broker, clock, caplog):
+    """Mosquitto 2.0, MQTT 3.1.1: what this user may not publish is acknowledged, then the connection ends."""
+    publisher = Publisher(outbox, broker, ORIGIN, monotonic=clock)
+    publisher.store(results(0, 1, 2))
+    for _ in range(4):
+        session = broker.connect()
+        session.tells_refusals = False
+        publisher.send()
+        clock.now += 1.0
+        publisher.send()
+        assert session.numbers == [0, 1, 2]
+        session.acknowledge(session.results[0][0])
+        publisher.store([], urgent=True)
+        broker.session = None
+        publisher.store([], urgent=True)
+        assert left(outbox) == [0, 1, 2]
+    assert publisher.delivered == 0
+    assert caplog.text.count("connections in a row have ended before the broker took") == 1
+    session = broker.connect()
+    session.tells_refusals = False
+    publisher.send()
+    clock.now += 1.0
+    publisher.send()
+    session.acknowledge(*(mid for mid, *_ in session.results))
+    publisher.store([], urgent=True)
+    assert left(outbox) == [2]  # the connection outlived the first two ...
+    clock.now += 1.0
+    publisher.store([], urgent=True)
+    assert left(outbox) == []  # ... and the last one
+    assert publisher.delivered == 3

@@ -69,7 +69,7 @@ class Proxy:
             threading.Thread(target=self._pass_on, args=(near, far, near, "down"), daemon=True).start()
 
     def _pass_on(self, near: socket.socket, source: socket.socket, sink: socket.socket, way: Way) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := source.recv(4096):
                 if (near, way) in self._silent:
                     self.swallowed += len(data)
@@ -78,6 +78,9 @@ class Proxy:
                 sink.sendall(data)
             if (near, way) not in self._silent:
                 sink.shutdown(socket.SHUT_WR)
+        except OSError:  # a reset of one side is one of the other
+            if (near, way) not in self._silent:
+                _reset(sink)
 
 
 def _reset(*sockets: socket.socket) -> None:
