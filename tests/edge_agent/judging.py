@@ -42,8 +42,9 @@ class IdleEngine:
         self.closed = True
 
 
-def workshop_of(folder, *, threshold=1.0, **settings):
-    """For changes of model that need no engine of their own: `appoint` gives an idle one."""
+def workshop_of(folder, /, *, threshold=1.0, appoint=None, **settings):
+    """For changes of model; where nothing else is said, a bundle's engine is an idle one."""
     config = ModelsConfig(record=folder / "models.json", **settings)
     shelf, register = Shelf(config.folder, None), Register(config.record)
-    return Workshop(config, threshold, shelf, register, lambda bundle, closing: Judge.of(bundle, IdleEngine()))
+    appoint = appoint or (lambda bundle, closing: Judge.of(bundle, IdleEngine()))
+    return Workshop(config, threshold, shelf, register, appoint)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 
 import cv2
@@ -117,6 +118,26 @@ def test_what_must_have_no_effect_has_none_and_says_why(tmp_path, broker, subscr
         assert agent.end() == 0
         everything = b"".join(message.payload for message in subscriber.received if message.leaf != "cmd")
         assert b"hunter2" not in everything + agent.log.encode() + (tmp_path / "commands.log").read_bytes()
+
+
+def test_another_crop_holds_from_the_next_part_on_and_over_a_kill(tmp_path, broker, subscriber, commander):
+    """Each part has one bright dot in column 5; what lies left of the crop is not seen."""
+    config = line_with_commands(tmp_path, broker, commands={**ALLOWED, "roi": {"max_shift_px": 10, "min_scale": 0.5}})
+    box = {"x": 6, "y": 0, "width": 10, "height": 12}
+    with RunningAgent(config) as agent:
+        subscriber.wait_for(lambda s: {result["verdict"] for result in s.results} == {"pass", "reject"})
+        answer = commander.send(request("set_roi", arguments=box))
+        assert (answer["status"], answer["roi"], answer["roi_before"]) == ("done", [6, 0, 10, 12], None)
+        subscriber.wait_for(lambda s: states(s)[-1]["rois"] == {"top": [6, 0, 10, 12]})
+        agent.wait_given(25)  # all that were taken before are out
+        assert {each["verdict"] for each in agent.given[-10:]} == {"pass"}
+        agent.end(signal.SIGKILL)
+    with RunningAgent(config) as agent:
+        agent.wait_given(10)
+        assert {each["verdict"] for each in agent.given} == {"pass"}
+        assert commander.send(request("set_roi", arguments={"undo": True}))["roi"] is None
+        agent.wait_for(lambda agent: agent.given[-1]["verdict"] == "reject")
+        assert agent.end() == 0
 
 
 def test_a_station_that_nobody_switched_commands_on_for_says_so(tmp_path, broker, subscriber, commander):
