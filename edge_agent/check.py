@@ -17,6 +17,7 @@ from edge_agent.engines.child import Candidate
 from edge_agent.engines.choose import NoEngine, prove
 from edge_agent.engines.serve import choose_with_fallback
 from edge_agent.models.appoint import engine_candidates
+from edge_agent.models.check import check_models
 from edge_agent.preprocess import ImageError, prepare
 
 CAMERA_PATIENCE_S = 60.0
@@ -49,6 +50,7 @@ def check(target: Path) -> Iterator[Finding]:
         yield from check_bundle(partial(open_bundle, folder, public_key=config.public_key), config, opened)
         if opened:
             bundles[folder] = opened[0]
+    yield from (Finding(*said) for said in check_models(config, bundles))
     for camera in config.cameras:
         of = [bundles[folder] for (_, name), folder in config.bundles.items() if name == camera and folder in bundles]
         yield _check_camera(config, camera, of)

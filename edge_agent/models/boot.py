@@ -73,8 +73,7 @@ def start(
     options = [_Option(configured, None)] if follows else []
     if entry is not None:
         options += [_Option(Path(each.folder), each) for each in (entry.serving, *reversed(entry.earlier))]
-        if file is not None and edited and not allow_older and _is_older(file, entry):
-            text = _refusal(file, entry)
+        if file is not None and edited and not allow_older and (text := refusal(file, entry)) is not None:
             notes.append(("model_refused", "alarm", text))
             log.error("%s", text)
             del options[0]
@@ -89,8 +88,9 @@ def start(
             tried.add(bundle.digest)
             if option.expected is not None and bundle.digest != option.expected.digest:
                 raise BundleError(f"{bundle.folder} is not the bundle that served: it was replaced since.")
-            if option.expected is None and entry is not None and not allow_older and _is_older(bundle, entry):
-                raise BundleError(_refusal(bundle, entry))
+            why = None if option.expected or entry is None or allow_older else refusal(bundle, entry)
+            if why is not None:
+                raise BundleError(why)
             judge = appoint(bundle)
         except (BundleError, EngineError) as error:
             failures.append(error)
@@ -126,13 +126,11 @@ def _remember(
         notes.append(("model_record_lost", "alarm", str(error)))
 
 
-def _is_older(bundle: Bundle, entry: Entry) -> bool:
+def refusal(bundle: Bundle, entry: Entry) -> str | None:
+    """Why the file's bundle must not serve: a newer one of its product has; None where it may."""
     manifest = bundle.manifest
-    return manifest.version < entry.floor.get(manifest.name, 0) and bundle.digest != entry.serving.digest
-
-
-def _refusal(bundle: Bundle, entry: Entry) -> str:
-    manifest = bundle.manifest
+    if manifest.version >= entry.floor.get(manifest.name, 0) or bundle.digest == entry.serving.digest:
+        return None
     return (
         f"{bundle.folder} is version {manifest.version} of {manifest.name}, but version {entry.floor[manifest.name]} "
         "has served here. It is refused; send the command rollback, or set models.allow_older in the agent's file."
