@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from queue import Full, Queue
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from edge_agent import clock
 from edge_agent.messages import Result
 from edge_agent.pictures import PictureError, encode_frame, encode_grey
 from edge_agent.spool.choice import Judged, Kind, kind_of
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 QUEUED_FRAMES = 64  # before the disk; memory_bytes is reached sooner, but for the smallest frames
 RETRY_S = 60.0  # after trouble with the disk
 FAREWELL_S = 5.0  # for the frames that still wait when the agent ends
+LAST_FRAME_S = 5.0  # and for the one in hand: a thread that is cut off inside OpenCV takes the process with it
 NICENESS = 10  # of the writer: compressing a picture must not take the processor from the engine
 
 
@@ -76,7 +77,7 @@ class Spool:
         self._store: Store | None = None
         self._counted = (0, 0)  # files and bytes when the disk was last well
         self._trouble: str | None = None
-        self._retry_at = 0.0
+        self._retry_at, self._leave_at = 0.0, float("inf")
         self._writer = threading.Thread(target=self._write_all, name="spool", daemon=True)
         self._writer.start()
 
@@ -116,11 +117,11 @@ class Spool:
                 self._drop(held)
 
     def close(self) -> None:
-        """Gives the writer a moment for what waits; the rest is lost."""
-        deadline = time.monotonic() + FAREWELL_S
+        """Gives the writer a moment for what waits; the rest is lost. Once more does nothing."""
+        self._leave_at = min(self._leave_at, time.monotonic() + FAREWELL_S)
         with contextlib.suppress(Full):
             self._queue.put(None, timeout=FAREWELL_S)
-        self._writer.join(max(0.0, deadline - time.monotonic()))
+        self._writer.join(max(0.0, self._leave_at - time.monotonic()) + LAST_FRAME_S)
 
     def _let_go(self, held: np.ndarray | None) -> None:
         if held is not None:
@@ -138,7 +139,9 @@ class Spool:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         self._try(lambda store: True)  # counts what is there, for the first health message
         while (frame := self._queue.get()) is not None:
-            if self._try(lambda store, frame=frame: self._write(store, frame)):  # type: ignore[misc]
+            if time.monotonic() > self._leave_at:
+                self._drop(frame.image)
+            elif self._try(lambda store, frame=frame: self._write(store, frame)):  # type: ignore[misc]
                 self._let_go(frame.image)
             else:
                 self._drop(frame.image)
@@ -225,5 +228,5 @@ def _facts(result: Result, judged: Judged) -> dict[str, Any]:
         "image_score": judged.image_score,
         "threshold": result.threshold,
         "model": judged.model.model_dump(),
-        "spooled": datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "spooled": clock.utc().isoformat(timespec="seconds").replace("+00:00", "Z"),
     }
