@@ -1,5 +1,6 @@
 """Anomaly maps as PNG: for machines (grey levels) and for people (drawn over the part)."""
 
+import contextlib
 import os
 from collections import deque
 from pathlib import Path
@@ -69,7 +70,8 @@ def write_png(path: Path, image: np.ndarray, *, keep: bool = False) -> None:
     except OSError as error:
         raise PictureError(f"{path} can't be written ({error.strerror}). Make room, or give another folder.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that takes nothing gives nothing back either
+            temporary.unlink(missing_ok=True)
 
 
 class Album:
@@ -91,7 +93,13 @@ class Album:
         write_png(path, overlay(image, anomaly_map))
         self._kept.append(path)
         while len(self._kept) > self._keep:
-            self._kept.popleft().unlink(missing_ok=True)
+            oldest = self._kept.popleft()
+            try:
+                oldest.unlink(missing_ok=True)
+            except OSError as error:
+                raise PictureError(
+                    f"{oldest} can't be deleted ({error.strerror}). Give the agent's user the right to."
+                ) from error
         return path
 
 

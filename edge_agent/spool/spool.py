@@ -102,7 +102,7 @@ class Spool:
         [h, w, 3] RGB; None: there was no room.
         """
         config = self._config
-        kind = kind_of(judged, result.result_id, result.threshold, pass_share=config.pass_share, band=config.band)
+        kind = kind_of(judged, result.result_id, pass_share=config.pass_share, band=config.band)
         if kind is None:
             self._let_go(held)
         elif held is None or not self._allowances[kind].take():
@@ -226,7 +226,7 @@ def _facts(result: Result, judged: Judged) -> dict[str, Any]:
         "ts": result.ts,
         "verdict": judged.verdict,
         "image_score": judged.image_score,
-        "threshold": result.threshold,
+        "threshold": judged.threshold,
         "model": judged.model.model_dump(),
         "spooled": clock.utc().isoformat(timespec="seconds").replace("+00:00", "Z"),
     }

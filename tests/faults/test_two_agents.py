@@ -26,7 +26,7 @@ def copied(folder, port, **mqtt):
     return first, folder / "second" / "agent.yaml"
 
 
-@pytest.mark.parametrize("version", ["3.1.1", "5"])
+@pytest.mark.parametrize("version", ["3.1.1", pytest.param("5", marks=pytest.mark.slow)])
 def test_a_copied_device_is_told_by_both_and_causes_no_storm(tmp_path, broker, subscriber, version):
     proxy = Proxy(broker.port)  # counts connections
     limits = {"reconnect_min_s": 0.05, "reconnect_max_s": 4.0, "version": version}
