@@ -10,6 +10,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 from commander import ALLOWED, CAMERA, Commander, request  # noqa: E402
 from line import RunningAgent, make_line  # noqa: E402
 from mosquitto import Mosquitto, Subscriber  # noqa: E402
+from shelved import put  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "schema" / "examples"
 
@@ -24,10 +25,20 @@ def record(folder: Path) -> None:
     broker = Mosquitto(folder / "broker").start()
     subscriber = Subscriber(broker.port)
     commander = Commander(broker, subscriber)
-    config = make_line(folder, port=broker.port, cameras=CAMERA, commands=ALLOWED, health_interval_s=0.5)
+    config = make_line(
+        folder, port=broker.port, cameras=CAMERA, commands={**ALLOWED, "per_minute": 60}, models={"folder": "models"},
+        health_interval_s=0.5,
+    )  # fmt: skip
+    for version in (2, 4):
+        put(folder / "models", f"dots-v{version}", version, key=None)
     commands = {
         "set_threshold": request("set_threshold", arguments={"threshold": 1.05}),
         "undo": request("set_threshold", arguments={"undo": True}),
+        "set_roi": request("set_roi", arguments={"x": 1, "y": 0, "width": 15, "height": 12}),
+        "undo_roi": request("set_roi", arguments={"undo": True}),
+        "reload_model": request("reload_model", arguments={"version": 4, "shadow_parts": 20}),
+        "rollback": request("rollback"),
+        "reload_model_by_path": request("reload_model", arguments={"path": "dots-v2"}),
         "snapshot": request("snapshot"),
         "self_test": request("self_test"),
         "pause": request("pause"),
@@ -47,6 +58,8 @@ def record(folder: Path) -> None:
     for verdict in ("pass", "reject", "unknown"):
         write(f"result.{verdict}", next(result for result in subscriber.results if result["verdict"] == verdict))
     write("health", subscriber.of("health")[-1].json)
+    changed = [each.json for each in subscriber.of("event") if each.json["event"] == "model_changed"]
+    write("event.model_changed", changed[0])
     write("event", subscriber.of("event")[0].json)
     write("state.stopped", subscriber.of("state")[-1].json)
     commander.close()
