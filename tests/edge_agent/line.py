@@ -30,8 +30,13 @@ def draw_parts(folder: Path, images: np.ndarray) -> Path:
     return folder
 
 
-def make_line(folder: Path, *, port: int, parts: int = 10, **changes: Any) -> Path:
-    """Write bundle, parts and agent.yaml; `changes` replace sections, e.g. mqtt={"username": "u"} adds to mqtt."""
+def make_line(folder: Path, *, port: int, parts: int | dict[str, Any] = 10, **changes: Any) -> Path:
+    """Write bundle, parts and agent.yaml; `changes` replace sections, e.g. mqtt={"username": "u"} adds to mqtt.
+
+    parts: how many pictures, or the section of that name.
+    """
+    if isinstance(parts, dict):
+        changes["parts"], parts = parts, 10
     tiny_bundle.write_bundle(folder / "bundle", model=tiny_bundle.tiny_model())
     draw_parts(folder / "parts", tiny_bundle.parts(parts))
     config: dict[str, Any] = {
