@@ -207,11 +207,11 @@ def decide_parts(
                     trouble = str(error)
         decided.put(Decided(result, tuple(messages), no_code))
         control.hand_on()
-        for of, view in zip(seen, views, strict=True):  # after the verdict is on its way
+        for of, view, limit in zip(seen, views, limits, strict=True):  # after the verdict is on its way
             if (judge := of.taken.judge) is None:
                 continue
-            verdict = view.verdict if result.views else result.verdict
-            about = Seen(view.camera, verdict, view.image_score, judge.model)
+            verdict = view.verdict if result.views and not orders.paused else result.verdict
+            about = Seen(view.camera, verdict, view.image_score, limit, judge.model)
             onlookers.see(result, about, judge.preprocessing, of.taken.image, of.taken.held)
         seen = []
     decided.put(None)

@@ -21,6 +21,7 @@ class Seen:
     camera: str
     verdict: Verdict
     image_score: float | None
+    threshold: float  # that image_score was compared with
     model: Model
 
 

@@ -24,14 +24,17 @@ class Judged(Protocol):
     def image_score(self) -> float | None: ...
 
     @property
+    def threshold(self) -> float: ...
+
+    @property
     def model(self) -> Model: ...
 
 
-def kind_of(judged: Judged, result_id: str, threshold: float, *, pass_share: float, band: UncertainBand) -> Kind | None:
+def kind_of(judged: Judged, result_id: str, *, pass_share: float, band: UncertainBand) -> Kind | None:
     """Where a frame belongs; None: it is not kept. A frame that could not be judged teaches nothing."""
     if judged.verdict == "unknown" or judged.image_score is None:
         return None
-    if band.low < band.high and band.low * threshold <= judged.image_score <= band.high * threshold:
+    if band.low < band.high and band.low <= judged.image_score / judged.threshold <= band.high:
         return "uncertain"
     if judged.verdict == "reject":
         return "bad"

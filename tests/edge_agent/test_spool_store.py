@@ -46,14 +46,14 @@ def numbers(folder: Path, kind: str) -> list[int]:
 def test_what_is_kept_goes_by_the_verdict_and_the_threshold_in_force(score, threshold, kind):
     word = None if score is None else "pass" if score <= threshold else "reject"
     result = verdict(1, score, threshold=threshold, **({} if word is None else {"verdict": word}))
-    assert kind_of(result, result.result_id, threshold, pass_share=0.0, band=BAND) == kind
-    every = kind_of(result, result.result_id, threshold, pass_share=1.0, band=BAND)
+    assert kind_of(result, result.result_id, pass_share=0.0, band=BAND) == kind
+    every = kind_of(result, result.result_id, pass_share=1.0, band=BAND)
     assert every == (kind or (None if score is None else "good"))
 
 
 def test_a_band_without_width_holds_nothing():
     band = UncertainBand(low=1.0, high=1.0)
-    assert kind_of(verdict(1, 1.0), "id", 1.0, pass_share=0.0, band=band) is None
+    assert kind_of(verdict(1, 1.0), "id", pass_share=0.0, band=band) is None
 
 
 def test_the_sample_of_passes_is_random_and_the_same_every_time():
