@@ -137,6 +137,17 @@ def test_cameras_and_products_get_their_bundles(tmp_path):
     assert config.client_id.endswith("-press-7-all")
 
 
+def test_the_example_of_two_cameras_is_valid_and_its_acl_is_shipped():
+    folder = Path(__file__).parents[2] / "configs" / "agent"
+    config = read_config(folder / "two_cameras.yaml")
+    assert set(config.bundles) == {(product, camera) for product in (None, "jar-500") for camera in ("top", "side")}
+    tree = f"faultline/v1/{config.topic.site}/{config.topic.line}/{config.topic.station}"
+    acl = (folder / "mosquitto.acl").read_text()
+    assert f"user {config.mqtt.username}\n" in acl
+    assert f"topic read {tree}/{config.camera}/trigger\n" in acl
+    assert all(f"topic write {tree}/{camera}/anomaly_map/+\n" in acl for camera in config.cameras)
+
+
 def test_one_camera_is_as_it_was(tmp_path):
     config = read_config(write(tmp_path, GOOD))
     assert (config.camera, list(config.bundles)) == ("top", [(None, "top")])

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import paho.mqtt.client as mqtt
 import pytest
+import tiny_bundle
 from commander import CAMERA, Commander, request
-from line import RunningAgent, make_line
+from line import RunningAgent, draw_parts, make_line
 from mosquitto import Mosquitto, Subscriber
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
+from plc import Plc
 
 from edge_agent.config import CommandsConfig, MqttConfig
 from edge_agent.connection import Connection
@@ -20,7 +22,9 @@ from edge_agent.messages import Topics
 pytestmark = pytest.mark.broker
 
 ACL = Path(__file__).parents[2] / "configs" / "agent" / "mosquitto.acl"
-PASSWORDS = {"press-7": "agent-secret", "mes": "mes-secret", "engineer": "engineer-secret"}
+PASSWORDS = {
+    name: f"{name}-secret" for name in ("press-7", "press-8", "mes", "engineer", "plc")
+}  # one for each role, and a second agent
 TREE = Topics("faultline", "plant-1", "line-2", "station-3", "top")
 OWN = TREE.of("cmd").removesuffix("/cmd")
 
@@ -68,18 +72,23 @@ def test_the_roles_can_publish_what_they_are_for_and_nothing_else(broker, observ
     elsewhere = [
         f"{OWN}/cmd",
         f"{OWN}/cmd/x",
+        f"{OWN}/trigger/x",
         f"{OWN}/other/x",
         "faultline/v1/plant-1/line-2/station-3/side/result",
         "faultline/v1/plant-1/line-2/station-4/top/result",
         "faultline/v1/plant-1/line-9/station-3/top/cmd",
+        "faultline/v1/plant-1/line-9/station-3/top/trigger",
         "gate/open/now/and/for/ever",
     ]
     for user in PASSWORDS:
         publish(broker, user, *elsewhere, *own)
+    for user in PASSWORDS:
+        publish(broker, user, f"{OWN}/trigger")
     publish(broker, "engineer", f"{OWN}/cmd")  # the last word: all before it has been let through, or dropped
     observer.wait_for(lambda s: len(s.of("cmd")) == 2)
     came = [(message.json["device"], message.topic) for message in observer.received]
-    assert sorted(came) == sorted([("press-7", topic) for topic in own] + [("engineer", f"{OWN}/cmd")] * 2)
+    spoken = [("press-7", topic) for topic in own] + [("engineer", f"{OWN}/cmd")] * 2 + [("plc", f"{OWN}/trigger")]
+    assert sorted(came) == sorted(spoken)
 
 
 def agent_of_the_role(folder, broker):
@@ -117,6 +126,31 @@ def test_an_agent_works_under_its_role_and_obeys_the_commander_alone(tmp_path, b
     assert "cmd" in {message.leaf for message in observer.received}
     assert all(result["reason"] is None for result in mes.results)
     mes.close()
+
+
+def test_an_agent_of_two_cameras_works_under_its_role_and_is_triggered_by_the_plc_alone(tmp_path, broker, observer):
+    tree = Topics("faultline", "plant-1", "line-2", "station-4", "all")
+    config = make_line(
+        tmp_path, port=broker.port, parts={"trigger": "mqtt", "window_ms": 30_000}, health_interval_s=0.2,
+        device="press-8", topic={"site": "plant-1", "line": "line-2", "station": "station-4"},
+        cameras={name: {"kind": "folder", "path": "parts", "loop": True} for name in ("top", "side")},
+        mqtt={"username": "press-8", "password": PASSWORDS["press-8"]}, threshold=0.1,
+    )  # fmt: skip
+    draw_parts(tmp_path / "parts", tiny_bundle.parts(10))
+    mes = Subscriber(broker.port, username="mes", password=PASSWORDS["mes"])
+    plc = Plc(broker.port, topic=tree.of("trigger"), login=("plc", PASSWORDS["plc"]))
+    intruder = Plc(broker.port, topic=tree.of("trigger"), login=("mes", PASSWORDS["mes"]))
+    with RunningAgent(config) as agent:
+        plc.wait_until_heard(mes)
+        intruder.publish(b'{"trigger_id": "intruder"}')
+        plc.trigger("a")
+        mes.wait_for(lambda s: len(s.of("anomaly_map")) == 2)
+        assert agent.end() == 0, agent.log
+        assert "read no triggers" not in agent.log
+    assert [result["trigger_id"] for result in mes.results] == ["a"]
+    assert {message.topic.split("/")[5] for message in mes.of("anomaly_map")} == {"top", "side"}
+    for client in (mes, plc, intruder):
+        client.close()
 
 
 def test_an_agent_that_may_not_answer_still_delivers_its_verdicts(tmp_path):
