@@ -70,8 +70,9 @@ class RoiOrders:
         arguments = request.arguments
         key, judge = next(iter(self._judges.of(arguments.product, arguments.camera).items()))
         moved = self._moved.get(key, _Moved(judge.bundle.digest, (None,)))
-        boxes = moved.boxes[:-1] if arguments.box is None else (*moved.boxes, arguments.box)[-EARLIER:]
-        if len(boxes) > 1 or boxes[-1] is not None:
+        longer = (None, *(*moved.boxes[1:], arguments.box)[-EARLIER:])
+        boxes = moved.boxes[:-1] if arguments.box is None else longer
+        if len(boxes) > 1:
             self._moved[key] = moved._replace(boxes=boxes)
         else:
             self._moved.pop(key, None)
@@ -137,17 +138,15 @@ def _said(box: Box | None) -> str:
 
 
 def _read(value: bytes | None) -> dict[Key, _Moved]:
+    found: dict[Key, _Moved] = {}
     try:
-        fields = json.loads(value or b"{}")
-        return {
-            key_of(name): _Moved(digest, tuple(_box(box) for box in boxes)) for name, (digest, boxes) in fields.items()
-        }
+        for name, (digest, boxes) in json.loads(value or b"{}").items():
+            found[key_of(name)] = _Moved(str(digest), (None, *(_box(box) for box in boxes[1:])))
     except (ValueError, TypeError, AttributeError):  # another version's
         return {}
+    return found
 
 
-def _box(value: list[int] | None) -> Box | None:
-    if value is None:
-        return None
+def _box(value: list[int]) -> Box:
     x, y, width, height = map(int, value)
     return x, y, width, height

@@ -254,6 +254,29 @@ def test_the_crop_moves_within_its_limits_and_back(tmp_path):
     line.outbox.close()
 
 
+def test_undo_ends_at_the_bundles_own_crop_however_many_there_were(line):
+    def slowly(*box, **arguments):
+        line.time.pass_by(10)  # within the rate of commands
+        return line.set_roi(*box, **arguments)
+
+    for number in range(40):
+        assert slowly(number % 2, 0, 31, 24)["status"] == "done"
+    undone = [slowly(undo=True) for _ in range(17)]
+    assert [answer["status"] for answer in undone] == ["done"] * 16 + ["rejected"]
+    assert undone[15]["roi"] is None
+    assert undone[16]["reason"] == "nothing_to_undo"
+    assert line.judges.rois == {}
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"[]", b"null", b'{"top": 1}', b'{"top": ["d", []]}', b'{"top": ["d", [1, 2]]}']
+)
+def test_crops_that_cannot_be_read_are_none(line, value):
+    line.outbox.commit([], keep={"rois": value})
+    line.restart(cleanly=False)
+    assert line.judges.rois == {}
+
+
 def test_a_bundle_without_a_crop_is_held_to_the_whole_frame(line):
     assert line.set_roi(0, 0, 30, 24)["status"] == "done"
     assert line.set_roi(0, 0, 16, 12)["reason"] == "out_of_range"
