@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_bundle
-from line import RunningAgent, agent, make_line
+from line import RunningAgent, agent, draw_parts, make_line
 from mosquitto import Mosquitto, Subscriber
 from spooling import assert_whole, read_rgb
 
@@ -19,8 +19,8 @@ SEED = 20261121
 
 
 def test_a_line_keeps_its_rejects_and_a_sample_of_its_passes(tmp_path, broker, subscriber):
-    # 40 parts; the band holds those whose dot lies within a tenth of the threshold
-    config = make_line(tmp_path, port=broker.port, parts=40, spool={**KEEP_ALL, "pass_share": 0.4})
+    wanted = {**KEEP_ALL, "pass_share": 0.4, "band": {"low": 0.9, "high": 1.1}}
+    config = make_line(tmp_path, port=broker.port, parts=40, spool=wanted)
     done = agent("run", "--config", config)
     assert done.returncode == 0, done.stderr
     kept = assert_whole(tmp_path / "spool")
@@ -73,7 +73,7 @@ def test_a_kill_leaves_whole_images_with_their_lines_and_nothing_twice(tmp_path,
     )  # fmt: skip
     moments, spool = random.Random(SEED), tmp_path / "spool"
     ever: dict[str, float] = {}
-    for _ in range(4):
+    for _ in range(3):
         with RunningAgent(config) as running:
             running.wait_given(20)
             time.sleep(moments.uniform(0.0, 0.5))
@@ -122,3 +122,25 @@ def test_a_full_disk_stops_the_spool_and_not_the_line(tmp_path, broker: Mosquitt
     assert [event["event"] for event in events] == ["spool_stopped"]
     assert "No space left on device" in events[0]["message"]
     assert assert_whole(small_disk / "spool")
+
+
+@pytest.mark.broker
+def test_with_several_cameras_each_view_lies_under_its_camera(tmp_path, broker, subscriber):
+    bright = tiny_bundle.parts(4)
+    bright[:, 3, 5] = 130
+    dark = tiny_bundle.parts(4, seed=1)
+    dark[:, 3, 5] = 60
+    cameras = {name: {"kind": "folder", "path": name} for name in ("top", "side")}
+    config = make_line(tmp_path, port=broker.port, spool=KEEP_ALL, cameras=cameras)
+    draw_parts(tmp_path / "top", bright)
+    draw_parts(tmp_path / "side", dark)
+    assert agent("run", "--config", config).returncode == 0
+    subscriber.wait_for(lambda s: len(s.results) == 4)
+    assert {result["verdict"] for result in subscriber.results} == {"reject"}  # of the parts
+    kept = assert_whole(tmp_path / "spool")
+    by_sequence = {result["result_id"]: result["sequence"] for result in subscriber.results}
+    assert {path.rsplit("/", 1)[0] for path in kept} == {"dots/top/bad", "dots/side/good"}
+    for path, line in kept.items():
+        source = bright if line["camera"] == "top" else dark
+        np.testing.assert_array_equal(read_rgb(tmp_path / "spool" / path), source[by_sequence[line["result_id"]]])
+    assert len(kept) == 8
