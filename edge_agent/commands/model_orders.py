@@ -174,7 +174,7 @@ class ModelOrders:
             shop.shelf.open if warm is None else lambda folder: warm.bundle,
             lambda bundle: self._objection(bundle, request, before),
             shop.appoint if warm is None else lambda bundle, closing: warm.looking_at(None),
-            lambda judge: self._compares(request, judge, old),
+            lambda judge: self._trial(request, judge, old),
             self._judges,
             shadow_timeout_s=shop.config.shadow_timeout_s,
             wake=self._wake,
@@ -217,11 +217,15 @@ class ModelOrders:
         entries = [self._shop.register.get(key) for key in keys]
         return [0, *(entry.floor.get(name, 0) for entry in entries if entry is not None)]
 
-    def _compares(self, request: ReloadModel | Rollback, judge: Judge, old: Judge) -> Shadow | None:
-        """In the change's thread."""
+    def _trial(self, request: ReloadModel | Rollback, judge: Judge, old: Judge) -> Shadow | TurnedDown | None:
+        """What a judge with a proved engine has to pass yet. In the change's thread."""
         config = self._shop.config
         if isinstance(request, Rollback):
             return None
+        now, then = judge.status, old.status
+        if now is not None and now.fallback and then is not None and not then.fallback:
+            why = " ".join(each.reason for each in now.refused)
+            return TurnedDown("not_proved", f"Only {now.name} could serve it, where {then.name} serves now. {why}")
         parts = max(request.arguments.shadow_parts, config.shadow_parts)
         if not parts:
             return None

@@ -39,7 +39,7 @@ class Change:
     """The work, in a thread of its own; `outcome` is set once, then `wake` is called.
 
     find: where the bundle lies. open_it: every file checked. admit: why this bundle must not serve; None: it may.
-    appoint: gives it an engine that was proved. shadow: compares it with what serves; None: that isn't wanted.
+    appoint: gives it an engine that was proved. trial: the comparison with what serves; None: that isn't wanted.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class Change:
         open_it: Callable[[Path], Bundle],
         admit: Callable[[Bundle], TurnedDown | None],
         appoint: Callable[[Bundle, threading.Event], Judge],
-        shadow: Callable[[Judge], Shadow | None],
+        trial: Callable[[Judge], Shadow | TurnedDown | None],
         judges: Judges,
         *,
         shadow_timeout_s: float,
         wake: Callable[[], None],
     ):
         self._find, self._open, self._admit, self._appoint = find, open_it, admit, appoint
-        self._shadow, self._judges, self._shadow_timeout_s, self._wake = shadow, judges, shadow_timeout_s, wake
+        self._trial, self._judges, self._shadow_timeout_s, self._wake = trial, judges, shadow_timeout_s, wake
         self._cancelled = threading.Event()
         self.outcome: Ready | TurnedDown | None = None
         self._thread = threading.Thread(target=self._run, name="model change", daemon=True)
@@ -99,8 +99,11 @@ class Change:
         return outcome
 
     def _compare(self, judge: Judge) -> Ready | TurnedDown:
-        if (shadow := self._shadow(judge)) is None:
+        shadow = self._trial(judge)
+        if shadow is None:
             return Ready(judge)
+        if isinstance(shadow, TurnedDown):
+            return shadow
         self._judges.shadow = shadow
         try:
             compared = shadow.run(self._shadow_timeout_s, self._cancelled)

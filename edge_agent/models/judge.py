@@ -12,6 +12,7 @@ import numpy as np
 from edge_agent.bundle import Bundle
 from edge_agent.engine_state import Voice
 from edge_agent.engines import Engine, Slotted, as_slotted
+from edge_agent.engines.status import Status
 from edge_agent.messages import Model
 from edge_agent.preprocess import Preprocessing
 
@@ -46,6 +47,11 @@ class Judge:
         manifest = bundle.manifest
         model = Model(name=manifest.name, version=manifest.version, digest=bundle.digest, system=manifest.system)
         return cls(bundle, as_slotted(engine), model, manifest.preprocessing, voice=voice)
+
+    @property
+    def status(self) -> Status | None:
+        """Of its engine, as the keeper says."""
+        return None if self.voice is None else self.voice.status
 
     def looking_at(self, roi: Crop | None) -> "Judge":
         """The same judge on the same engine with another crop; None: the bundle's own."""
