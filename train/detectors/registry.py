@@ -5,9 +5,10 @@ import difflib
 from train.detectors.aesc import AESC
 from train.detectors.anogan import ANOGAN
 from train.detectors.detector import Detector
+from train.detectors.f_anogan import F_ANOGAN
 from train.detectors.fastflow import FASTFLOW
 
-DETECTORS: dict[str, Detector] = {detector.name: detector for detector in (AESC, FASTFLOW, ANOGAN)}
+DETECTORS: dict[str, Detector] = {detector.name: detector for detector in (AESC, FASTFLOW, ANOGAN, F_ANOGAN)}
 
 
 def find_detector(name: str) -> Detector:

@@ -3,7 +3,7 @@
 Sheet: "Architecture". Shape letters: n images, d numbers in z, h x w pixels, c channels (channels last).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +103,7 @@ def feature_of(last_map: Images, layout: Layout) -> Float[Array, "n f"]:
 def _norm(width: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
     """Momentum and epsilon are PyTorch's defaults."""
 
-    def around_one(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+    def around_one(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         return 1 + SPREAD * jax.random.normal(key, shape, dtype)
 
     return nnx.BatchNorm(width, momentum=0.9, epsilon=1e-5, scale_init=around_one, rngs=rngs)
