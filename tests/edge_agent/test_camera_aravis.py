@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 from camera_frames import frames_until
 
+from edge_agent import clock
 from edge_agent.cameras.aravis import TO_RGB, AravisSource, load_aravis, to_rgb
 from edge_agent.cameras.frame import CameraError
 from edge_agent.cameras.open import open_camera
 from edge_agent.cameras.settings import GigeCameraConfig, Usb3CameraConfig
+from edge_agent.parts import Trigger
+from edge_agent.parts.settings import PartsConfig
+from edge_agent.parts.source import make_source
 
 pytest_plugins = ["distribution_gi"]
 pytestmark = pytest.mark.filterwarnings("ignore:DynamicImporter:ImportWarning")  # older PyGObject's own
@@ -130,6 +134,21 @@ def test_a_software_trigger_is_answered_by_one_frame_each(gige, monkeypatch):
     assert [frame.name for frame in frames] == [str(n) for n in range(8)]
     assert len(triggers) in (8, 9)  # the next may be on its way; a free-running camera gives more than it is asked for
     assert camera.counts.dropped == 0
+
+
+def test_a_message_triggers_the_camera_and_nothing_else_does(gige):
+    gige.start()
+    camera = open_camera(settings(trigger="software", stall_s=20.0, open_timeout_s=PATIENCE_S))
+    source = make_source({"top": camera}, PartsConfig(trigger="mqtt", window_ms=60_000.0))
+    with closing(source.parts()) as parts:
+        for number in range(4):
+            one = Trigger(f"t{number}", clock.utc(), time.monotonic_ns())
+            assert source.trigger(one, redelivered=False, too_late=None)
+            part = next(parts)
+            frame = part.views["top"]
+            assert (part.sequence, frame.name, frame.reason) == (number, str(number), None)
+            assert frame.ts_mono_ns >= one.ts_mono_ns
+    assert camera.counts.frames == 4
 
 
 @pytest.mark.parametrize("resend", [False, True])  # the fake camera can't resend
