@@ -4,7 +4,7 @@ The stages ask between two parts; other threads tell. Nothing here knows MQTT.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from edge_agent.cameras import Frame
 from edge_agent.engines import EngineError, Scores
 from edge_agent.models.judge import Judge
 
-Shown = Callable[[int, Frame], None]
+Shown = Callable[[int, Mapping[str, Frame]], None]  # the part's number, and what each camera gave
 Answer = Callable[[Scores | None, str | None], None]  # the scores, or the sentence why there are none
 Pose = Callable[[Judge, np.ndarray, Answer], None]
 
@@ -81,14 +81,14 @@ class Control:
             self._in_hand = None
 
     def want_frame(self, shown: Shown | None) -> None:
-        """Call `shown` once, with the next frame; it must return at once. None: no more."""
+        """Call `shown` once, with the next part's frames; it must return at once. None: no more."""
         self._wanted = shown
 
-    def show(self, sequence: int, frame: Frame) -> None:
-        """The camera has a new frame."""
+    def show(self, sequence: int, frames: Mapping[str, Frame]) -> None:
+        """A new part, by camera."""
         if (shown := self._wanted) is not None:
             self._wanted = None
-            shown(sequence, frame)
+            shown(sequence, frames)
 
     def connect(self, pose: Pose | None) -> None:
         """How a question gets to a judge's engine; None: no more."""

@@ -113,9 +113,9 @@ def take_parts(
             nothing = Frame(part.id or str(part.sequence), part.at, part.ts_mono_ns, error=part.detail)
             judge, _ = _judge_of(judges, part.product, source.cameras[0])
             taken.put(Taken(bare, source.cameras[0], judge, nothing, None, reason=part.reason, detail=part.detail))
+        elif control is not None:
+            control.show(part.sequence, part.views)
         for number, (camera, frame) in enumerate(part.views.items(), 1):
-            if control is not None:
-                control.show(part.sequence, frame)
             judge, trouble = _judge_of(judges, part.product, camera)
             if judge is not None and frame.image is not None:
                 judges.show(judge, camera, part.sequence, frame.image)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from edge_agent.cameras import Frame
 from edge_agent.commands.effect import Effect, Finished, ended
@@ -65,7 +65,7 @@ class Jobs:
 
     def _begin_snapshot(self, command_id: str, about: Commanded, until: float) -> None:
         self._waiting = (command_id, about, until)
-        self._control.want_frame(lambda sequence, frame: self._start(self._snapshot, about, sequence, frame))
+        self._control.want_frame(lambda sequence, frames: self._start(self._snapshot, about, sequence, frames))
 
     def _begin_self_test(self, about: Commanded) -> None:
         self._testing = True
@@ -74,9 +74,9 @@ class Jobs:
     def _start(self, job: Callable[..., None], *arguments: object) -> None:
         threading.Thread(target=job, args=arguments, name="command", daemon=True).start()
 
-    def _snapshot(self, about: Commanded, sequence: int, frame: Frame) -> None:
+    def _snapshot(self, about: Commanded, sequence: int, frames: Mapping[str, Frame]) -> None:
         result_id = self._origin.result_id(sequence)
-        reason, detail, images = snapshot(self._origin, result_id, frame)
+        reason, detail, images = snapshot(self._origin, result_id, frames)
         outcome = ended(about, reason, detail).model_copy(update={"result_id": result_id})
         self._finish(Finished(str(about.command_id), outcome, images))
 

@@ -361,17 +361,28 @@ def frame(image=None, **changes):
 def test_a_snapshot_is_the_next_frame_or_fails(station):
     station.receive(station.request("snapshot"))
     assert station.ask(station.request("snapshot"))["reason"] == "busy"
-    station.control.show(6, frame(np.zeros((4, 5, 3), np.uint8)))
-    station.control.show(7, frame(np.zeros((9, 9, 3), np.uint8)))  # not this one
+    station.control.show(6, {"top": frame(np.zeros((4, 5, 3), np.uint8))})
+    station.control.show(7, {"top": frame(np.zeros((9, 9, 3), np.uint8))})  # not this one
     until_answered(station, 3)
     assert (station.acks[-1]["status"], station.acks[-1]["result_id"]) == ("done", "press-7.top.41.6")
     assert "5 x 4 pixels" in station.acks[-1]["detail"]
     [picture] = [row for row in station.outbox.read(after=0, limit=100) if row.kind == "image"]
     assert picture.topic == "faultline/v1/plant/l1/s1/top/frame/press-7.top.41.6"
     station.receive(station.request("snapshot"))
-    station.control.show(8, frame(error="It is broken.", reason="bad_frame"))
+    station.control.show(8, {"top": frame(error="It is broken.", reason="bad_frame")})
     until_answered(station, 5)
     assert (station.acks[-1]["status"], station.acks[-1]["detail"]) == ("failed", "It is broken.")
+
+
+def test_a_snapshot_of_several_cameras_has_a_picture_of_each_that_gave_one(station):
+    station.receive(station.request("snapshot"))
+    good, broken = frame(np.zeros((4, 5, 3), np.uint8)), frame(error="It is broken.", reason="bad_frame")
+    station.control.show(6, {"side": good, "top": broken, "back": good})
+    until_answered(station, 2)
+    assert station.acks[-1]["detail"].count("5 x 4 pixels, is on") == 2
+    assert "It is broken." in station.acks[-1]["detail"]
+    pictures = [row.topic for row in station.outbox.read(after=0, limit=100) if row.kind == "image"]
+    assert [topic.split("/")[5] for topic in pictures] == ["side", "back"]
 
 
 def test_a_snapshot_without_a_frame_fails_when_the_command_expires(station):
