@@ -115,6 +115,25 @@ def bundle(
         _say(f"Next: python -m edge_agent score {out} IMAGE")
 
 
+@app.command(epilog="Example: python -m export graphs runs/bottle --out graphs/bottle")
+def graphs(
+    run: Annotated[Path, typer.Argument(help="The run folder of `train fit anogan`.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write; must not exist.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's networks as ONNX graphs of their own, for a server: of AnoGAN also one step of its search."""
+    with _said_plainly():
+        from export.graphs import write_graphs
+        from train.run import open_run
+
+        written = write_graphs(open_run(run), out)
+        if as_json:
+            _print_json([network.model_dump() for network in written])
+            return
+        for network in written:
+            _say(f"{out / network.file}: {network.nodes} nodes, {network.error:.1e} from JAX in ONNX Runtime")
+
+
 @app.command(epilog="Example: python -m export evaluate bundles/bottle --data bottle --out metrics.json")
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.", show_default=False)],

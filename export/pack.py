@@ -99,6 +99,8 @@ def pack(
         ExportError: ONNX Runtime's answers differ from JAX's beyond the limits, or the precision can't keep its own.
     """
     check_request(out, precision, version, calibrated=calibration is not None)
+    if run.detector.server_only:
+        raise InputError(f"{run.folder} can't be packed for devices. {run.detector.server_only}")
     thresholds = thresholds_of(run)
     scorer = LineScorer(run, thresholds)
     lowered = lower_detector(run, scorer)

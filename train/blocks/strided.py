@@ -47,8 +47,8 @@ def transposed_conv(
     rows = []
     for parity in range(2):
         row = [_of_parity(x, kernel, size, padding, parity, other) for other in range(2)]
-        rows.append(jnp.stack(row, axis=3))  # [n, half, half, 2, o]
-    y = jnp.stack(rows, axis=2)  # [n, half, 2, half, 2, o]
+        rows.append(jnp.concatenate([y[:, :, :, None] for y in row], axis=3))  # [n, half, half, 2, o]
+    y = jnp.concatenate([y[:, :, None] for y in rows], axis=2)  # [n, half, 2, half, 2, o]
     y = y.reshape(x.shape[0], 2 * half, 2 * half, kernel.shape[-1])
     return y if size == 2 * half else y[:, :size, :size]
 

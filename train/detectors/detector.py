@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from train.config import RunConfig
 from train.detectors.scores import RawScores
 from train.mask import Mask
+from train.networks import Network
 from train.players import Phase
 from train.section import Section
 from train.tiling import Tiling
@@ -83,6 +84,8 @@ class Detector:
     picture: Callable[[Any, Any], np.ndarray] | None = None
     # what it adds to the report of a TrainedRun
     sections: Callable[[Any], Sequence[Section]] = lambda run: ()
+    # networks of a TrainedRun that `export graphs` writes one by one
+    networks: Callable[[Any], Sequence[Network]] = lambda run: ()
     server_only: str = ""  # why it can't run on a device; "": it can
 
 

@@ -16,6 +16,7 @@ from train.detectors.anogan.config import AnoGANConfig
 from train.detectors.anogan.invert import fold
 from train.detectors.anogan.loss import discriminator_loss, generator_loss
 from train.detectors.anogan.model import AnoGAN
+from train.detectors.anogan.networks import networks
 from train.detectors.anogan.score import Weights, form_of, raw_scores
 from train.detectors.anogan.sections import sections
 from train.detectors.anogan.watch import closeness, sentences, spread
@@ -132,6 +133,7 @@ ANOGAN = Detector(
     watch=lambda figures, config: sentences(figures),
     picture=picture,
     sections=sections,
+    networks=networks,
     server_only=(
         "AnoGAN searches for every part anew, by hundreds of steps of gradient descent: it runs on the server only "
         "(python -m train evaluate). For a device train f_anogan, whose encoder takes the place of the search."
