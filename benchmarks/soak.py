@@ -1,6 +1,6 @@
 """The agent for a long time: is its memory flat, and the disk that it uses?
 
-    python benchmarks/soak.py [--minutes 30] [--rate 10] [--outage-every-s 300]
+    python benchmarks/soak.py [--minutes 30] [--rate 10] [--outage-every-s 120]
 
 Runs the agent as a process on a replayed line, with all that it does by the side (pictures of rejects, frames for
 retraining, drift), against a real Mosquitto that goes away for a while now and then. Samples the resident memory of the
@@ -35,7 +35,7 @@ MIB = 1024.0**2
 def main(
     minutes: Annotated[float, typer.Option(help="How long.")] = 30.0,
     rate: Annotated[float, typer.Option(help="Parts per second.")] = 10.0,
-    outage_every_s: Annotated[float, typer.Option(help="From one outage of the broker to the next.")] = 300.0,
+    outage_every_s: Annotated[float, typer.Option(help="From one outage of the broker to the next.")] = 120.0,
     every_s: Annotated[float, typer.Option(help="From sample to sample.")] = 5.0,
 ) -> None:
     """Run, print, write the JSON."""

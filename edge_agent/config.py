@@ -35,6 +35,7 @@ from edge_agent.settings import ConfigPath, Name, Settings
 from edge_agent.spool.settings import SpoolConfig
 
 Location = tuple[str | int, ...]
+MAX_NODES = 20_000  # settings, sections and lists of a file; ours has some hundred
 SECRET_SETTINGS = ("password", "url", "pipeline")  # what errors never show
 
 
@@ -317,6 +318,7 @@ class Document:
         self.lines: dict[Location, int] = {(): 1}
         self.as_written: dict[Location, str] = {}  # values with an {ENV_VAR} in them: what errors show
         self._scalars = yaml.constructor.SafeConstructor()
+        self._nodes = 0  # read so far
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
             if not isinstance(node, yaml.MappingNode):
@@ -329,6 +331,8 @@ class Document:
             line = 1 if mark is None else mark.line + 1
             problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it can't be parsed"
             self.problems.append(f"{path}:{line}: not valid YAML: {problem}. Look at this line and the one above it.")
+        except RecursionError:
+            self.problems.append(f"{path}:1: not valid YAML: its sections are nested too deeply. Close the brackets.")
 
     def line(self, where: Location) -> int:
         """The line of a setting, or of the nearest section around it."""
@@ -339,6 +343,11 @@ class Document:
     def _read(self, node: yaml.Node, where: Location, around: tuple[yaml.Node, ...]) -> Any:
         if node in around:
             raise yaml.MarkedYAMLError(problem="the alias contains itself", problem_mark=node.start_mark)
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise yaml.MarkedYAMLError(
+                problem=f"its aliases unfold to more than {MAX_NODES} values", problem_mark=node.start_mark
+            )
         around = (*around, node)
         self.lines.setdefault(where, node.start_mark.line + 1)
         if isinstance(node, yaml.SequenceNode):
@@ -360,7 +369,12 @@ class Document:
                     self.lines[here] = line
                 section[name] = self._read(value, here, around)
             return section
-        value = self._scalars.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        try:
+            value = self._scalars.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        except (ArithmeticError, AttributeError, LookupError, ValueError):  # of a date or number that is none
+            raise yaml.MarkedYAMLError(
+                problem="the value isn't what it looks like", problem_mark=node.start_mark
+            ) from None
         return self._substitute(value, where) if isinstance(value, str) else value
 
     def _substitute(self, text: str, where: Location) -> str:
@@ -388,7 +402,8 @@ def _unquoted_variable(node: yaml.MappingNode) -> str | None:
 
 
 def dotted(where: Location) -> str:
-    return ".".join(map(str, where))
+    """As in `mqtt.tls.ca_file`; what would break a line, or a terminal, is escaped."""
+    return ".".join(part if (part := str(each)).isprintable() else repr(part)[1:-1] for each in where)
 
 
 def explain(document: Document, schema: type[BaseModel], error: ErrorDetails) -> str:

@@ -195,6 +195,7 @@ class Connection:
             self._wake()
             self._lost.wait()
             self.session = None
+            client.on_publish = None  # or client and session would keep each other, and two sockets, for a while
             self._wake()
             outcome = Outcome("unreachable", f"The connection to {self._where} was lost.")
         client.disconnect()
