@@ -35,7 +35,7 @@ check: setup
 	$(BIN)/mypy
 
 test: setup mosquitto cameras $(if $(PARITY),$(VENV)/.parity) check
-	SLOW=$(SLOW) PARITY=$(PARITY) $(BIN)/python -m pytest
+	SLOW=$(SLOW) PARITY=$(PARITY) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # PyTorch as an independent reference. pip, because it takes a CPU build where one is at hand; uv does not.
 $(VENV)/.parity: $(VENV)/.ready
