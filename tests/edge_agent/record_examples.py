@@ -10,6 +10,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 from commander import ALLOWED, CAMERA, Commander, request  # noqa: E402
 from line import RunningAgent, make_line  # noqa: E402
 from mosquitto import Mosquitto, Subscriber  # noqa: E402
+from plc import Plc  # noqa: E402
 from shelved import put  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "schema" / "examples"
@@ -67,6 +68,33 @@ def record(folder: Path) -> None:
     broker.stop()
 
 
+def record_parts(folder: Path) -> None:
+    """A part that a message announces and two cameras see."""
+    broker = Mosquitto(folder / "broker").start()
+    subscriber = Subscriber(broker.port)
+    cameras = {name: {"kind": "folder", "path": "parts", "loop": True} for name in ("top", "side")}
+    config = make_line(
+        folder, port=broker.port, parts={"trigger": "mqtt"}, cameras=cameras, products={"dots": "bundle"},
+        health_interval_s=0.5,
+    )  # fmt: skip
+    plc = Plc(broker.port, topic="faultline/v1/plant/l1/s1/all/trigger")
+    trigger = {"trigger_id": "plc-4-000817", "part": "A-2291", "product": "dots"}
+    with RunningAgent(config) as agent:
+        plc.wait_until_heard(subscriber)
+        plc.trigger(**trigger)
+        plc.trigger(**trigger)
+        subscriber.wait_for(lambda s: len(s.results) == 2)
+        agent.end()
+    write("trigger", trigger)
+    write("result.views", subscriber.results[0])
+    write("result.duplicate", subscriber.results[1])
+    write("event.trigger_refused", subscriber.of("event")[0].json)
+    plc.close()
+    subscriber.close()
+    broker.stop()
+
+
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as temporary:
-        record(Path(temporary))
+    for what in (record, record_parts):
+        with tempfile.TemporaryDirectory() as temporary:
+            what(Path(temporary))
