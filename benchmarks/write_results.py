@@ -31,7 +31,7 @@ def main() -> None:
         "",
         *precision_table(),
         "",
-        *agent_line(),
+        *agent_lines(),
     ]
     fastflow = [row for row in accuracy.ROWS if row.system == "fastflow"]
     pages = {
@@ -102,13 +102,28 @@ def precision_table() -> list[str]:
     ]
 
 
-def agent_line() -> list[str]:
-    if not (agent := _read("agent_throughput.json")):
-        return []
-    return [
-        f"The agent delivers {agent['ratio']:.3f} of the bare engine's parts per second on a replayed folder, engine "
-        "on one thread in both (`python benchmarks/agent_throughput.py --bundle BUNDLE --images FOLDER`)."
-    ]
+def agent_lines() -> list[str]:
+    lines = []
+    if agent := _read("agent_throughput.json"):
+        lines.append(
+            f"The agent delivers {agent['ratio']:.3f} of the bare engine's parts per second on a replayed folder, "
+            "engine on one thread in both (`python benchmarks/agent_throughput.py --bundle BUNDLE --images FOLDER`)."
+        )
+    if cost := _read("frame_cost.json"):
+        ratio = cost["ratio"]
+        lines.append(
+            f"A 5-megapixel frame costs the whole agent {ratio['dry run']['cpu']:.2f} times the processor time of "
+            f"resizing it, {ratio['outbox and MQTT']['cpu']:.2f} times with outbox and MQTT, engine and decoding not "
+            "counted (`python benchmarks/frame_cost.py`)."
+        )
+    if rate := _read("outbox_rate.json"):
+        took = rate["frame_to_committed_ms"]
+        lines.append(
+            f"Durable verdicts per second: {rate['ratio_to_fsync']['agent']:.2f} times what one fsync for each would "
+            f"allow on that disk. From frame to committed verdict at {rate['steady_per_s']:g} a second: "
+            f"{took['p50']:.1f} ms, p99 {took['p99']:.1f} ms (`python benchmarks/outbox_rate.py`)."
+        )
+    return lines
 
 
 def curves() -> list[str]:
