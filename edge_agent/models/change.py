@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.bundle import Bundle, BundleError, read_golden
+from edge_agent.bundle import Bundle, BundleError
 from edge_agent.engines import EngineError
 from edge_agent.messages import AckReason
 from edge_agent.models.judge import Judge, Judges
@@ -79,7 +79,6 @@ class Change:
     def _work(self) -> Ready | TurnedDown:
         try:
             bundle = self._open(self._find())
-            read_golden(bundle)  # what doesn't unpack is refused before anything is loaded
         except NotOnTheShelf as error:
             return TurnedDown("unknown_bundle", str(error))
         except BundleError as error:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from edge_agent.bundle import Bundle, BundleError, read_golden
+from edge_agent.bundle import Bundle, BundleError
 from edge_agent.config import AgentConfig
 from edge_agent.models.boot import refusal
 from edge_agent.models.judge import name_of
@@ -60,7 +60,6 @@ def _check_shelf(config: AgentConfig, folder: Path) -> Iterator[Said]:
             continue
         try:
             bundle = shelf.open(path)
-            read_golden(bundle)
         except BundleError as error:
             yield where, str(error), 1
             continue

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from edge_agent.bundle import MANIFEST, MAX_MANIFEST_BYTES, Bundle, BundleError, open_bundle
+from edge_agent.bundle import MANIFEST, MAX_MANIFEST_BYTES, Bundle, BundleError, open_bundle, read_golden
 
 NAME = r"^[A-Za-z0-9._-]{1,64}$"
 MAX_LOOKED_AT = 1000  # folders
@@ -48,8 +48,10 @@ class Shelf:
         raise NotOnTheShelf(f"models.folder has several bundles of that version of {product}: {names}. Name one.")
 
     def open(self, path: Path) -> Bundle:
-        """Every file checked, and the signature where there is a key. BundleError otherwise."""
-        return open_bundle(path, public_key=self._public_key)
+        """Every file checked, the golden set too, and the signature where there is a key. BundleError otherwise."""
+        bundle = open_bundle(path, public_key=self._public_key)
+        read_golden(bundle)  # what doesn't unpack is refused before anything is loaded
+        return bundle
 
 
 def _says(folder: Path) -> tuple[str, int] | None:

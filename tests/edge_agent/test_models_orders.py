@@ -6,6 +6,7 @@ import pytest
 from model_station import Line
 from served import wait_until
 
+from edge_agent.bundle import open_bundle
 from edge_agent.config import RoiLimits
 from edge_agent.engines import EngineError
 from edge_agent.models.record import Record, RecordError, write_record
@@ -221,6 +222,14 @@ def test_a_crop_survives_a_kill_and_yields_to_narrower_limits(tmp_path):
     line.restart(cleanly=False)
     assert line.judges.rois == {}
     line.outbox.close()
+
+
+def test_a_crop_yields_to_a_bundle_that_came_while_the_agent_was_off(line):
+    assert line.set_roi(1, 0, 31, 24)["status"] == "done"
+    entry = line.workshop.register.get((None, "top"))
+    line.workshop.register.change({(None, "top"): entry.with_new(open_bundle(line.shelf / "v4"))})
+    line.restart(cleanly=False)
+    assert (line.version, line.judges.rois) == (4, {})
 
 
 def test_each_camera_has_its_own_crop(tmp_path):
