@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import Queue
@@ -77,8 +77,7 @@ def run(
     config.mqtt.read_password()  # a missing file shows now, not at the first connection
     cameras = {name: open_camera(settings) for name, settings in config.cameras.items()}
     source, first = make_source(cameras, config.parts), next(iter(cameras))
-    code = config.parts.code
-    reader, reads = CodeReader(code) if config.parts.named_by == "code" else None, code.camera or first
+    reads = config.parts.code.camera or first
     maps = config.anomaly_maps
     tally = Tally()
     decided: Queue[Decided | Wake | None] = Queue(QUEUED_VERDICTS)
@@ -91,7 +90,11 @@ def run(
         source.close()
         wake(decided)
 
-    with _judges(config, register, appointer, engine_state) as judges, _stop_signals(stop) as stopping:
+    with (
+        _judges(config, register, appointer, engine_state) as judges,
+        closing(CodeReader(config.parts.code)) if config.parts.named_by == "code" else nullcontext() as reader,
+        _stop_signals(stop) as stopping,
+    ):
         bundle = judges.in_service(None, first).bundle
         if dry_run:
             last = partial(show, tally=tally, given=given)
@@ -168,8 +171,6 @@ def run(
             )
         finally:
             watchdog.stopping()
-            if reader is not None:
-                reader.close()
             onlookers.close()
             broker = connection.outcome.text
             connection.close()

@@ -1,12 +1,15 @@
 """Parts announced over a real broker: two cameras, two products, ids; what comes in comes out, once."""
 
 import json
+import threading
 
 import cv2
 import numpy as np
+import paho.mqtt.client as mqtt
 import pytest
 from line import RunningAgent, draw_parts, make_line
 from mosquitto import key
+from paho.mqtt.enums import CallbackAPIVersion
 from plc import Plc, wait_for_balance, wait_for_verdicts
 from shelved import put_other
 from tiny_bundle import SIZE, parts
@@ -161,6 +164,31 @@ def test_triggers_are_heard_again_after_a_restart_of_the_broker(tmp_path, broker
     subscriber.settle(given)
     assert given <= subscriber.keys
     plc.close()
+
+
+def test_with_mqtt_5_verdicts_may_expire_in_the_broker_and_states_never_do(tmp_path, broker):
+    config = make_line(tmp_path, port=broker.port, mqtt={"version": 5, "message_expiry_s": 600})
+    seen, came = {}, threading.Event()
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="five", protocol=mqtt.MQTTv5)
+
+    def on_message(client, userdata, message):
+        seen[message.topic.rsplit("/", 1)[1]] = getattr(message.properties, "MessageExpiryInterval", None)
+        if {"result", "state"} <= set(seen):
+            came.set()
+
+    subscribed = threading.Event()
+    client.on_message, client.on_subscribe = on_message, lambda *_: subscribed.set()
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    client.subscribe("faultline/#", qos=1)
+    assert subscribed.wait(30)
+    with RunningAgent(config) as agent:
+        assert agent.wait(120) == 0, agent.log
+    assert came.wait(30)
+    client.disconnect()
+    client.loop_stop()
+    assert seen["state"] is None
+    assert 0 < seen["result"] <= 600
 
 
 def test_check_looks_at_every_camera_and_every_bundle(tmp_path, capsys):
