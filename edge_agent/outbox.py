@@ -314,10 +314,13 @@ class Outbox:
         self._db = database
 
     def _measure(self, database: sqlite3.Connection) -> None:
-        self._rows, self._bytes = database.execute("SELECT count(*), coalesce(sum(size), 0) FROM outbox").fetchone()
+        rows, size = database.execute("SELECT count(*), coalesce(sum(size), 0) FROM outbox").fetchone()
+        counters = dict(database.execute("SELECT name, value FROM counter").fetchall())
+        if not all(isinstance(each, int) for each in (size, *counters.values())) or "boot" not in counters:
+            raise sqlite3.DatabaseError("a count in it is no number")
         given = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
         self._last = max(self._last, given[0] if given else 0)
-        self._counters = dict(database.execute("SELECT name, value FROM counter").fetchall())
+        self._rows, self._bytes, self._counters = rows, size, counters
 
     def _read(self, after: int, limit: int, up_to: int) -> list[Row]:
         query = "SELECT id, kind, topic, payload, crc FROM outbox WHERE id > ? AND id <= ? ORDER BY id"
@@ -326,7 +329,7 @@ class Outbox:
         for id_, kind, topic, payload, crc in self._database.execute(query, (after, up_to)):
             if len(rows) == limit:
                 break
-            if crc != checksum(topic, payload):
+            if not (isinstance(topic, str) and isinstance(payload, bytes)) or crc != checksum(topic, payload):
                 raise sqlite3.DatabaseError(f"message {id_} fails its checksum")
             if id_ not in gone:
                 rows.append(Row(id_, kind, topic, payload))

@@ -16,6 +16,8 @@ Kind = Literal["result", "image", "event"]
 
 ROW_OVERHEAD_BYTES = 64  # what a row takes beside its topic and payload, about
 KEPT_DAMAGED = 3  # set-aside databases that stay for a look; older ones are deleted
+# What an OperationalError says where the file is sound and the disk, or who asks, is not.
+PASSING = ("full", "locked", "readonly", "disk I/O", "unable to open", "memory", "interrupted")
 COUNTERS = ("evicted_results", "evicted_images", "reported_results", "reported_images")
 
 SCHEMA = """
@@ -141,8 +143,13 @@ def checksum(topic: str, payload: bytes) -> int:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """SQLite reports a malformed file by the base class; a full disk, a lock or missing rights by OperationalError."""
-    return type(error) is sqlite3.DatabaseError
+    """SQLite reports a malformed file by the base class, or by an OperationalError about its format or its tables.
+
+    A full disk, a lock or missing rights are OperationalErrors, too.
+    """
+    if type(error) is sqlite3.DatabaseError:
+        return True
+    return isinstance(error, sqlite3.OperationalError) and not any(text in str(error) for text in PASSING)
 
 
 def salvage(path: Path) -> tuple[list[Row], dict[str, int], dict[str, bytes]]:
