@@ -135,25 +135,29 @@ def table(
 
 @app.command(epilog="Example: python -m train unpack cifar10 cifar-10-batches-bin --out cifar10")
 def unpack(
-    benchmark: Annotated[str, typer.Argument(help="cifar10", show_default=False)],
+    benchmark: Annotated[str, typer.Argument(help="cifar10 or mnist", show_default=False)],
     folder: Annotated[
-        Path, typer.Argument(help="The folder of its batches, binary or Python version.", show_default=False)
+        Path,
+        typer.Argument(help="CIFAR-10: its batches, binary or Python version. MNIST: IDX files.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder of ten categories to write.", show_default=False)],
 ) -> None:
-    """Write the batches of CIFAR-10 as images, in ten categories: one class good, the nine others anomalies."""
+    """Write CIFAR-10 or MNIST as images, in ten categories: one class good, the nine others anomalies."""
     with _said_plainly("Stopped. The same command goes on, and keeps what is written."):
         from train.config import ConfigError
         from train.data.cifar10 import unpack_cifar10
+        from train.data.mnist import unpack_mnist
         from train.progress import Work
 
-        if benchmark != "cifar10":
-            raise ConfigError(f"{benchmark} needs no unpacking, or isn't known. cifar10 is the only one here.")
+        if benchmark not in {"cifar10", "mnist"}:
+            raise ConfigError(f"{benchmark} needs no unpacking, or isn't known. There are cifar10 and mnist.")
         with Work("unpacking", 1) as work:
-            notes = unpack_cifar10(folder, out, progress=work.reached)
+            unpacked = unpack_cifar10 if benchmark == "cifar10" else unpack_mnist
+            notes = unpacked(folder, out, progress=work.reached)
         for note in notes:
             _say(note)
-        _say(f"Unpacked: {out}. Next: python -m train table aesc --data {out} --out runs/{out.name}")
+        system = "aesc" if benchmark == "cifar10" else "anogan --config digits"
+        _say(f"Unpacked: {out}. Next: python -m train table {system} --data {out} --out runs/{out.name}")
 
 
 @app.command(epilog="Example: python -m train draw --out line")

@@ -216,6 +216,6 @@ def test_fit_of_a_folder_of_categories_names_this_command(categories, tmp_path):
 
 def test_unpack_says_what_to_give(tmp_path):
     done = CliRunner().invoke(app, ["unpack", "cifar100", str(tmp_path), "--out", str(tmp_path / "out")])
-    assert done.exit_code == 2 and "cifar10 is the only one here" in done.output
+    assert done.exit_code == 2 and "There are cifar10 and mnist" in done.output
     done = CliRunner().invoke(app, ["unpack", "cifar10", str(tmp_path), "--out", str(tmp_path / "out")])
     assert done.exit_code == 2 and "holds no batches of CIFAR-10" in done.output

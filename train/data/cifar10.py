@@ -1,30 +1,22 @@
 """CIFAR-10 one-vs-rest: ten categories, in each of which one class is good and the nine others are anomalies.
 
 Trained on the training images of one class, tested on all test images. CIFAR-10 is published as batches of 10,000
-images; `unpack` writes each image once, as PNG, and beside them ten CSV tables, which every command reads:
-
-    airplane/images/train/00029.png   the class's own images, numbered as in the batches
-    airplane/images/test/00003.png
-    airplane/data.csv                 its training images as good, all test images with the names of their classes
+images; `unpack` writes each image once (one_class.py).
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from train.data import walk
+from train.data.one_class import Categories
 from train.data.plain_pickle import read_plain_pickle
-from train.data.samples import GOOD, DataError, Split, shown
-from train.durable import write_text
+from train.data.samples import DataError, Split, shown
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES: tuple[tuple[str, Split], ...] = (
@@ -39,7 +31,6 @@ FOLDERS = ("cifar-10-batches-bin", "cifar-10-batches-py")  # as the archives nam
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
 PUBLISHED = 10_000  # images per batch
-TABLE = "data.csv"
 
 
 class Batch(NamedTuple):
@@ -70,46 +61,18 @@ def unpack_cifar10(
     last, when all images are on the disk. Raises DataError for batches that are missing, damaged or of another set.
     """
     source, kind = _batch_folder(folder)
-    _check_out(out)
+    categories = Categories(out, CLASSES, "CIFAR-10")
     _check_names(source, kind)
-    notes, counts = [], {"train": 0, "test": 0}
-    rows: dict[Split, list[tuple[str, int]]] = {"train": [], "test": []}
+    notes = []
     for position, batch in enumerate(_read_all(source, kind)):
         if len(batch.labels) != PUBLISHED:
             notes.append(f"{batch.name} holds {len(batch.labels)} images; the published one has {PUBLISHED}.")
         for done, (image, label) in enumerate(zip(batch.images, batch.labels.tolist(), strict=True), start=1):
-            place = f"{CLASSES[label]}/images/{batch.split}/{counts[batch.split]:05d}.png"
-            _write_image(out / place, image)
-            rows[batch.split].append((place, label))
-            counts[batch.split] += 1
+            categories.add(image, label, batch.split)
             progress(position * PUBLISHED + done, len(BATCHES) * PUBLISHED)
-    os.sync()  # one for all images: a flush each would take many times as long as the rest
-    for label, name in enumerate(CLASSES):
-        (out / name).mkdir(exist_ok=True)
-        write_text(out / name / TABLE, _table(label, rows))
+    categories.finish()
+    counts = categories.counts
     return [f"{counts['train']} training and {counts['test']} test images, each written once.", *notes]
-
-
-def _table(good: int, rows: dict[Split, list[tuple[str, int]]]) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("path", "label", "split"))
-    table.writerows((f"../{place}", GOOD, "train") for place, label in rows["train"] if label == good)
-    table.writerows((f"../{place}", GOOD if label == good else CLASSES[label], "test") for place, label in rows["test"])
-    return text.getvalue()
-
-
-def _write_image(path: Path, image: UInt8[np.ndarray, "32 32 3"]) -> None:
-    """Whole or absent; what lies there already is only replaced if it differs."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    assert done
-    whole = data.tobytes()
-    if path.exists() and path.read_bytes() == whole:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")
-    beside.write_bytes(whole)
-    beside.replace(path)
 
 
 def _batch_folder(folder: Path) -> tuple[Path, Literal["binary", "python"]]:
@@ -127,14 +90,6 @@ def _batch_folder(folder: Path) -> tuple[Path, Literal["binary", "python"]]:
         f"{shown(folder)} holds no batches of CIFAR-10: neither data_batch_1.bin (binary version) nor data_batch_1 "
         f"(Python version). Give the folder that the archive unpacks to, {' or '.join(FOLDERS)}."
     )
-
-
-def _check_out(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{shown(out)} is a file. Give --out a new folder.")
-    others = [path.name for path in walk.visible(out) if path.name not in CLASSES] if out.exists() else []
-    if others:
-        raise DataError(f"{shown(out)} holds {shown(others[0])}, which is none of CIFAR-10's. Give --out a new folder.")
 
 
 def _check_names(source: Path, kind: str) -> None:
