@@ -11,6 +11,14 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from train.loop import TrainState
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint is not one of this model's."""
+
+    def __init__(self, step: int, missing: list[str]):
+        super().__init__(f"step {step}, {', '.join(missing)}")
+        self.step, self.missing = step, missing
+
+
 class Checkpoints:
     """RUN/checkpoints. One is written beside its place and renamed, so a killed run never leaves half of one."""
 
@@ -51,7 +59,12 @@ class Checkpoints:
         return cast("int | None", self._manager.best_step())
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """State and history of a step; `like` gives structure, shapes and dtypes."""
+        """State and history of a step; `like` gives structure, shapes and dtypes.
+
+        Raises CheckpointError where the checkpoint lacks networks that `like` has.
+        """
+        if missing := self._missing(step, like):
+            raise CheckpointError(step, missing)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(like))
         restored = self._manager.restore(
             step,
@@ -59,6 +72,12 @@ class Checkpoints:
         )
         state = TrainState(**restored["state"])
         return state._replace(key=jax.random.wrap_key_data(state.key)), restored["history"]
+
+    def _missing(self, step: int, like: TrainState) -> list[str]:
+        """Attributes of the model without parameters in the checkpoint."""
+        tree = self._manager.item_metadata(step)["state"]
+        stored = set(getattr(tree, "tree", tree)["params"])
+        return sorted(str(name) for name in like.params if str(name) not in {str(key) for key in stored})
 
     def metrics(self, step: int) -> dict[str, float]:
         return dict(self._manager.metrics(step) or {})

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, UInt8
 from pydantic import ValidationError
 
 from edge_agent.preprocess import Preprocessing, read_mask
-from train.checkpoint import Checkpoints
+from train.checkpoint import CheckpointError, Checkpoints
 from train.config import ConfigError, RunConfig, config_digest, load_config
 from train.data.noise import corrupt
 from train.data.samples import file_digest
@@ -200,7 +200,13 @@ def open_run(folder: Path, overrides: Sequence[str] = (), *, step: int | None = 
         if step is None:
             raise RunError(f"{folder} has no checkpoint yet. Let `train fit --resume` finish it.")
         drawn = state.params
-        state, history = checkpoints.restore(step or checkpoints.steps[0], state)
+        try:
+            state, history = checkpoints.restore(step or checkpoints.steps[0], state)
+        except CheckpointError as error:
+            raise RunError(
+                f"The checkpoint of step {error.step} in {folder} does not hold what {detector.name} is made of: "
+                f"{', '.join(error.missing)} is missing. Copy the whole folder again, or train a new run."
+            ) from None
     model = nnx.merge(graph, state.scoring_params if step else drawn, state.rest)
     model.eval()
     frozen = _restore_frozen(folder, detector, config)
