@@ -11,10 +11,8 @@ import numpy as np
 from edge_agent.parts.settings import CodeConfig
 
 LONGEST = 128  # characters; a code that holds more names no part
-SEARCHED_PIXELS = 1_500_000  # no larger picture is searched, because that takes seconds: it is halved, and again
-SMALLEST_SIDE = (
-    150  # down to this the picture is halved where nothing was found: detectors miss codes that are too large
-)
+SEARCHED_PIXELS = 1_500_000  # no larger picture is searched: that takes too long
+SMALLEST_SIDE = 150  # a picture is searched halved, and again, down to this: detectors miss codes that are too large
 
 
 class Reading:
@@ -55,18 +53,21 @@ class CodeReader:
         if not image.size or time.monotonic() > until:
             return None
         grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-        while time.monotonic() <= until:
-            if grey.size <= SEARCHED_PIXELS and (found := self._find(grey)) is not None:
-                return found
-            if min(grey.shape) < 2 * SMALLEST_SIDE:
+        sizes = [grey]
+        while min(sizes[-1].shape) >= 2 * SMALLEST_SIDE or sizes[-1].size > SEARCHED_PIXELS:
+            sizes.append(cv2.resize(sizes[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+        for size in reversed(sizes):  # the small ones take next to nothing
+            if size.size > SEARCHED_PIXELS or time.monotonic() > until:
                 return None
-            grey = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+            if (found := self._find(size)) is not None:
+                return found
         return None
 
     def _find(self, grey: np.ndarray) -> str | None:
         if self._config.kind != "barcode":
             with contextlib.suppress(cv2.error, UnicodeDecodeError):  # of a pattern that only resembles a code
-                if name := _as_name(self._qr.detectAndDecode(grey)[0]):
+                smooth = cv2.GaussianBlur(grey, (5, 5), 0)  # a sensor's noise costs the detector most of its time
+                if name := _as_name(self._qr.detectAndDecode(smooth)[0]):
                     return name
         if self._config.kind != "qr":
             with contextlib.suppress(cv2.error, UnicodeDecodeError):

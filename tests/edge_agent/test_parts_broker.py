@@ -10,11 +10,12 @@ import pytest
 from line import RunningAgent, draw_parts, make_line
 from mosquitto import key
 from paho.mqtt.enums import CallbackAPIVersion
-from plc import Plc, wait_for_balance, wait_for_verdicts
+from plc import LineCamera, Plc, live, run_with_cameras, wait_for_balance, wait_for_verdicts
 from shelved import put_other
 from tiny_bundle import SIZE, parts
 
 from edge_agent.__main__ import main
+from edge_agent.cameras import CameraError
 
 pytestmark = pytest.mark.broker
 
@@ -164,6 +165,57 @@ def test_triggers_are_heard_again_after_a_restart_of_the_broker(tmp_path, broker
     subscriber.settle(given)
     assert given <= subscriber.keys
     plc.close()
+
+
+class Loose(LineCamera):
+    """Its plug can be pulled."""
+
+    def __init__(self, pictures):
+        super().__init__(pictures)
+        self.pulled = threading.Event()
+
+    def __call__(self):
+        if self.pulled.is_set():
+            raise CameraError("The camera can't be opened.")
+        return self
+
+    def read(self, timeout_s):
+        if self.pulled.is_set():
+            raise CameraError("The cable is out.")
+        return super().read(min(timeout_s, 0.05))
+
+
+def test_a_camera_that_is_lost_and_back_is_told_and_counted(tmp_path, broker, subscriber, monkeypatch):
+    config = make_line(
+        tmp_path, port=broker.port, health_interval_s=0.1, cameras={"top": {"kind": "folder", "path": "top"}}
+    )  # fmt: skip
+    draw_parts(tmp_path / "parts", parts(10))
+    connection = Loose(parts(4))
+    camera = live("The camera", connection)
+
+    def events(name):
+        return [message.json for message in subscriber.of("event") if message.json["event"] == name]
+
+    def drive():
+        connection.expose()
+        subscriber.wait_for(lambda s: len(s.results) == 1)
+        connection.pulled.set()
+        subscriber.wait_for(lambda s: events("camera_lost"), timeout=60.0)
+        connection.pulled.clear()
+        subscriber.wait_for(lambda s: events("camera_back"), timeout=60.0)
+        connection.expose()
+        subscriber.wait_for(lambda s: any(result["reason"] is None for result in s.results[1:]), timeout=60.0)
+        subscriber.wait_for(lambda s: any(health.json["camera_reconnects"] == 1 for health in s.of("health")))
+
+    run_with_cameras(config, {"top": camera}, drive, monkeypatch)
+    (lost,), (back,) = events("camera_lost"), events("camera_back")
+    assert (lost["severity"], lost["counts"]) == ("warning", {"outages": 1})
+    assert lost["message"] == (
+        "Camera top: The cable is out. It is tried again for ever; without it parts are unknown."
+    )  # fmt: skip
+    assert (back["severity"], back["counts"]["outages"]) == ("info", 1)
+    assert back["counts"]["gone_ms"] > 0
+    assert back["message"].startswith("Camera top: The camera is back after ")
 
 
 def test_with_mqtt_5_verdicts_may_expire_in_the_broker_and_states_never_do(tmp_path, broker):
