@@ -66,7 +66,7 @@ def test_products_and_cameras_change_their_bundles_by_themselves(tmp_path, broke
         plc.trigger("again", product="jar")
         subscriber.wait_for(lambda s: len(s.results) > at)
         assert [view["model"]["version"] for view in subscriber.results[-1]["views"]] == [5, 4]  # side, top
-        plc.trigger("and again")
+        plc.trigger("once-more")
         subscriber.wait_for(lambda s: len(s.results) > at + 1)
         assert [view["model"]["version"] for view in subscriber.results[-1]["views"]] == [3, 3]
         assert agent.end() == 0, agent.log
