@@ -125,7 +125,9 @@ class Pairing:
         return True
 
     def begin(self, at: datetime, now_ns: int) -> None:
-        """The agent announces a part itself."""
+        """The agent announces a part itself (`own` only)."""
+        if self._announced != "own":
+            raise ValueError(f"The parts of this line are announced by a {self._announced}, not by the agent.")
         if not self._closed:
             self._open(at, now_ns, now_ns, None, None, None)
 

@@ -317,6 +317,11 @@ def test_recordings_end_together_and_an_uneven_last_part_is_told():
     assert (even.opened, even.over) == (0, True)
 
 
+def test_the_agent_announces_no_part_of_a_line_that_is_triggered():
+    with pytest.raises(ValueError, match="announced by a message, not by the agent"):
+        pairing({"top": "every"}).begin(NOON, 0)
+
+
 def test_stopping_settles_what_waits_and_takes_no_more():
     line = pairing({"top": "free"}, deadline_ns=7)
     line.trigger(trigger("a", 3), 3)
