@@ -98,7 +98,7 @@ class CommandDesk:
         self._flooded = False
         self._refused = 0
         self._orders = Orders(config, control, standing, monotonic)
-        self._rois = RoiOrders(config.roi, judges, control, kept)
+        self._rois = RoiOrders(config, judges, control, kept)
         self._jobs = Jobs(control, judges, origin, self._finish_later, engine=engine, monotonic=monotonic)
         self._models = ModelOrders(
             workshop, judges, self._orders, self._rois, origin, self._finish, self._store, wake=wake,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from edge_agent.commands.effect import Effect, ended
 from edge_agent.commands.memory import EARLIER, Kept
 from edge_agent.commands.requests import Refusal, SetRoi
-from edge_agent.config import RoiLimits
+from edge_agent.config import CommandsConfig
 from edge_agent.control import Control
 from edge_agent.messages import Box, Commanded
 from edge_agent.models.judge import Judge, Judges, Key, key_of, name_of
@@ -29,17 +29,24 @@ class _Moved(NamedTuple):
 
 
 class RoiOrders:
-    """The crops that commands have set. Those that an earlier run kept hold again from the start."""
+    """The crops that commands have set.
 
-    def __init__(self, limits: RoiLimits, judges: Judges, control: Control, kept: Mapping[str, bytes]):
-        self._limits, self._judges, self._control = limits, judges, control
+    Those that an earlier run kept hold again from the start; but with commands switched off the file alone counts, for
+    nobody could undo anything else.
+    """
+
+    def __init__(self, config: CommandsConfig, judges: Judges, control: Control, kept: Mapping[str, bytes]):
+        self._limits, self._judges, self._control = config.roi, judges, control
         self._sizes: dict[str, Size] = {}  # of the frames, by camera
         self._moved: dict[Key, _Moved] = {}
         for key, moved in _read(kept.get(ROIS)).items():
-            judge = judges.all().get(key)
+            judge = judges.all().get(key) if config.enabled else None
             if judge is None or judge.bundle.digest != moved.digest or self._too_far(key, judge, moved.boxes[-1]):
-                log.warning("The crop that a command had set for %s is given up: its bundle serves no more, or the "
-                            "limits of the file have changed.", name_of(key))  # fmt: skip
+                log.warning(
+                    "The crop that a command had set for %s is given up: its bundle serves no more, the limits of the "
+                    "file have changed, or commands are switched off.",
+                    name_of(key),
+                )
                 continue
             self._moved[key] = moved
             judges.switch(*key, judge.looking_at(moved.boxes[-1]))

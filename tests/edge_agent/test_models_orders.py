@@ -224,6 +224,13 @@ def test_a_crop_survives_a_kill_and_yields_to_narrower_limits(tmp_path):
     line.outbox.close()
 
 
+def test_a_crop_is_given_up_where_nobody_could_undo_it(line):
+    assert line.set_roi(1, 0, 31, 24)["status"] == "done"
+    line.config = line.config.model_copy(update={"enabled": False})
+    line.restart(cleanly=False)
+    assert line.judges.rois == {}
+
+
 def test_a_crop_yields_to_a_bundle_that_came_while_the_agent_was_off(line):
     assert line.set_roi(1, 0, 31, 24)["status"] == "done"
     entry = line.workshop.register.get((None, "top"))

@@ -32,6 +32,13 @@ def versions(results):
     return [result["model"]["version"] for result in results]
 
 
+def given_between(subscriber, command_id):
+    """Verdicts between `accepted` and the last word on the command."""
+    received = list(subscriber.received)
+    acks = [at for at, each in enumerate(received) if each.leaf == "ack" and each.json["command_id"] == command_id]
+    return sum(each.leaf == "result" for each in received[acks[0] : acks[-1]])
+
+
 def truncated(shelf):
     folder = put(shelf, "truncated", 9)
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-20])
@@ -160,6 +167,7 @@ def test_a_new_bundle_takes_over_between_two_parts_and_stays_over_restarts(tmp_p
         assert commander.send(request("set_threshold", arguments={"threshold": 1.05}))["status"] == "done"
         answer = reload_model(commander, version=4)
         assert (answer["status"], answer["model"]["version"], answer["model_before"]["version"]) == ("done", 4, 3)
+        assert given_between(subscriber, answer["command_id"]) > 5  # the line went on while the engine was proved
         agent.wait_for(lambda agent: versions(agent.given)[-1] == 4)
         subscriber.wait_for(lambda s: states(s)[-1]["model"]["version"] == 4)
         assert states(subscriber)[-1]["threshold"] == 1.0  # 1.05 was meant for version 3
@@ -207,6 +215,16 @@ def test_a_bundle_that_would_give_other_verdicts_is_found_out_by_the_shadow(tmp_
         given = agent.given
         assert versions(given) == sorted(versions(given))
         assert len({(each["part"], each["verdict"]) for each in given}) == 10  # what only looked on had no say
+        put(tmp_path / "models", "last", 6)
+        commander.publish(sent := request("reload_model", arguments={"path": "last", "shadow_parts": 100_000}))
+        subscriber.wait_for(lambda s: commander.answers(sent["command_id"]))
+        agent.wait_given(20)
+        assert agent.end() == 0  # at once, whatever is going on beside the line
+    with RunningAgent(config) as agent:
+        answer = commander.final(sent["command_id"])
+        assert (answer["status"], answer["reason"]) == ("failed", "interrupted")
+        agent.wait_given(1)
+        assert versions(agent.given)[0] == 5
         assert agent.end() == 0
 
 
