@@ -4,9 +4,9 @@ E. S. Page, Continuous inspection schemes, Biometrika 41 (1954). For each value 
 
     C = max(0, C + z - slack), alarm where C > limit, z = (value - mean) / spread, the sign turned for a fall
 
-A slack of k finds a shift of 2k spreads soonest. The limit comes from D. Siegmund's approximation of the mean number of
-parts to a false alarm (Sequential Analysis, 1985, eq. 2.57 and section II.6). The parts of a line are neither
-independent nor normal, nor is their mean known, so:
+A slack of k finds a shift of 2k spreads soonest, and what creeps not before k: so there are two of each, a coarse one
+that is quick and a fine one. The limit comes from D. Siegmund's approximation of the mean number of parts to a false
+alarm (Sequential Analysis, 1985). The parts of a line are neither independent nor normal, nor is their mean known, so:
 
 - neighbours that resemble each other count for less: the spread is that of the mean of many parts, sigma times
   sqrt((1 + r) / (1 - r)) for lag-1 correlation r (R. A. Johnson, M. Bagshaw, Technometrics 16, 1974);
@@ -22,9 +22,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 LEAST_PARTS = 10  # that have to agree
+LEAST_SLACKS = (0.25, 0.06)  # spreads: of the coarse and of the fine one, where values vary much by themselves
 MOST_SLACK = 1.0  # spreads; beyond it the spread is widened instead, so that little noise needs no large shift
 MOST_CORRELATION = 0.9
-REMEMBERED = 50  # parts, about, that the recent mean looks back
+SHOWN_PARTS = 50  # about, that `shift` looks back
+CALM_PARTS = 200  # about, whose mean must be back before it is over: chance alone must not say so
+CALM_MOST = 3.0  # spreads; what was far off is not remembered for longer than what was near
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,25 +66,25 @@ def _run_length(slack: np.ndarray, limit: np.ndarray) -> np.ndarray:
 
 @dataclass(eq=False)
 class Cusum:
-    """Both directions of m values; index 0 of the first axis is a rise, 1 a fall."""
+    """m values, each in four rows: a rise, a fall, coarse; a rise, a fall, fine."""
 
     reference: Reference
     worth: np.ndarray  # [m]: the smallest shift worth telling, in the values' units
-    least_slack: np.ndarray  # [m], spreads: half the smallest shift to look for where the values vary much
-    run_length: float  # parts to a false alarm, each value and direction by itself
+    run_length: float  # mean parts to a false alarm of one value
     drifted: np.ndarray = field(init=False)  # bool [m]: alarmed, and not back yet
     shift: np.ndarray = field(init=False)  # [m]: how far off, in the values' units: since it moved, and lately
 
     def __post_init__(self) -> None:
         m = len(self.worth)
         self._spread = np.maximum(self.reference.spread, self.worth / (2.0 * MOST_SLACK))
-        slack = np.clip(self.worth / (2.0 * self._spread), self.least_slack, MOST_SLACK)
-        self._limit = limit_for(slack, self.run_length)
+        halves = self.worth / (2.0 * self._spread)
+        slack = np.stack([np.clip(halves, least, MOST_SLACK) for least in LEAST_SLACKS for _ in ("rise", "fall")])
+        self._limit = limit_for(slack, self.run_length * len(slack))
         self._slack = slack + 2.0 / np.sqrt(self.reference.parts)
         self._most = self._slack + self._limit / LEAST_PARTS
-        self._sum = np.zeros((2, m))
-        self._since, self._off = np.zeros((2, m)), np.zeros((2, m))  # parts, and their z, since the sum was last 0
-        self._recent = np.zeros(m)  # mean z of late
+        self._sum = np.zeros_like(slack)
+        self._since, self._off = np.zeros_like(slack), np.zeros_like(slack)  # parts, their z, since the sum was last 0
+        self._recent, self._calm = np.zeros(m), np.zeros(m)  # mean z of late, to be shown and to be judged
         self.drifted, self.shift = np.zeros(m, bool), np.zeros(m)
 
     def observe(self, values: np.ndarray) -> np.ndarray:
@@ -89,20 +92,22 @@ class Cusum:
         z = (values - self.reference.mean) / self._spread
         seen = np.isfinite(z)
         z = np.where(seen, z, 0.0)
-        sides = np.stack([z, -z])
+        sides = np.stack([z, -z, z, -z])
         self._sum = np.maximum(0.0, self._sum + seen * (np.clip(sides, -self._most, self._most) - self._slack))
         running = self._sum > 0.0
         self._since = np.where(running, self._since + seen, 0.0)
         self._off = np.where(running, self._off + sides, 0.0)
-        self._recent += seen * (z - self._recent) / REMEMBERED
+        self._recent += seen * (z - self._recent) / SHOWN_PARTS
+        self._calm += seen * (np.clip(z, -CALM_MOST, CALM_MOST) - self._calm) / CALM_PARTS
         crossed = self._sum > self._limit
         began = crossed.any(axis=0) & ~self.drifted
         if began.any():
-            side = np.argmax(crossed, axis=0)[None]
-            off, since = np.take_along_axis(self._off, side, 0)[0], np.take_along_axis(self._since, side, 0)[0]
-            estimate = np.where(side[0] == 0, off, -off) / np.maximum(since, 1.0)
+            row = np.argmax(crossed, axis=0)[None]
+            off, since = np.take_along_axis(self._off, row, 0)[0], np.take_along_axis(self._since, row, 0)[0]
+            estimate = np.where(row[0] % 2 == 0, off, -off) / np.maximum(since, 1.0)
             self._recent = np.where(began, estimate, self._recent)  # a mean of late would lag behind
-        back = self.drifted & (np.abs(self._recent) <= self._slack / 2.0)
+            self._calm = np.where(began, np.clip(estimate, -CALM_MOST, CALM_MOST), self._calm)
+        back = self.drifted & (np.abs(self._calm) <= self._slack[-1] / 2.0)
         self.drifted = (self.drifted | began) & ~back
         self._sum[:, self.drifted | back] = 0.0  # it starts anew once it is back
         self.shift = self._recent * self._spread

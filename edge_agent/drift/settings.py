@@ -11,6 +11,7 @@ class DriftConfig(Settings):
     """What is called drift, and what it is measured against."""
 
     enabled: bool = True
+    change: float = Field(default=0.02, gt=0.0, le=0.5)  # lasting, of the brightness, that someone should hear of
     reference_parts: int = Field(
         default=1000, ge=50, le=100_000
     )  # the first passes of a model: how the line should look

@@ -18,20 +18,17 @@ class Watched:
     """One number of every part."""
 
     name: Statistic
-    worth: float  # the smallest lasting change that someone should hear of
-    least_slack: float  # half the smallest change to look for, in spreads, where parts vary much by themselves
+    worth: float  # the smallest lasting change that someone should hear of, in multiples of `drift.change`
     causes: str  # for the message: what a rise, or a fall, mostly comes from
 
 
-# A shift of normal scores by 0.27 spreads doubles a false-reject rate of 1 %, and by 0.21 one of 0.1 %: far less than
-# anyone sees. So the scores get a slack of 0.06, to which a reference of 1000 parts adds as much.
 WATCHED = (
-    Watched("brightness", 0.05, 0.25, "the lamp, exposure, gain or dirt"),
-    Watched("red", 0.05, 0.25, "the lamp's colour or the white balance"),
-    Watched("blue", 0.05, 0.25, "the lamp's colour or the white balance"),
-    Watched("contrast", 0.10, 0.25, "a dirty lens, stray light or gain"),
-    Watched("sharpness", 0.30, 0.25, "focus, a dirty lens or vibration"),
-    Watched("score", 0.01, 0.06, "whatever the model has not seen in training"),  # of the threshold; passes only
+    Watched("brightness", 1.0, "the lamp, exposure, gain or dirt"),
+    Watched("red", 1.0, "the lamp's colour or the white balance"),
+    Watched("blue", 1.0, "the lamp's colour or the white balance"),
+    Watched("contrast", 2.0, "a dirty lens, stray light or gain"),
+    Watched("sharpness", 6.0, "focus, a dirty lens or vibration"),
+    Watched("score", 0.5, "whatever the model has not seen in training"),  # of the threshold; passes only
 )
 
 

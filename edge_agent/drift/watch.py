@@ -121,8 +121,8 @@ class Drift:
         _write(self._config.file, self._references)
 
     def _cusum(self, reference: Reference) -> Cusum:
-        worth, slack = (np.array(column) for column in zip(*((w.worth, w.least_slack) for w in WATCHED), strict=True))
-        return Cusum(reference, worth, slack, self._config.false_alarm_parts * 2.0 * len(WATCHED))
+        worth = np.array([watched.worth for watched in WATCHED]) * self._config.change
+        return Cusum(reference, worth, self._config.false_alarm_parts * float(len(WATCHED)))
 
     def _tell(self, line: Line, watch: _Watch, before: np.ndarray, began: np.ndarray, drifted: np.ndarray) -> None:
         cusum = watch.cusum

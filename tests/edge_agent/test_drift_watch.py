@@ -90,7 +90,7 @@ def test_a_change_is_said_once_with_what_and_how_much_and_is_over_once(config, t
     health = drift.health()[0]
     assert health.state == "drifting"
     assert said.split()[0] in health.drifted
-    feed(drift, range(700, 1200))
+    feed(drift, range(700, 1700))
     assert told.names == [("drift", "warning"), ("drift_over", "info")]
     assert drift.health()[0].state == "steady"
 
