@@ -1,5 +1,6 @@
 """Checkpoints of a run (Orbax): the newest two, to resume from, and the best, which is shipped."""
 
+import json
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -24,7 +25,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, monitor: str, *, keep_all: bool = False):
         """`monitor` names the metric whose largest value makes the best checkpoint; `keep_all` is for studies."""
-        self._monitor = monitor
+        self._monitor, self._folder = monitor, folder
         policy = AnyPreservationPolicy(
             [LatestN(2), BestN(get_metric_fn=lambda metrics: metrics[monitor], n=1, reverse=False)]
         )
@@ -75,9 +76,13 @@ class Checkpoints:
 
     def _missing(self, step: int, like: TrainState) -> list[str]:
         """Attributes of the model without parameters in the checkpoint."""
-        tree = self._manager.item_metadata(step)["state"]
-        stored = set(getattr(tree, "tree", tree)["params"])
-        return sorted(str(name) for name in like.params if str(name) not in {str(key) for key in stored})
+        file = self._folder / f"step_{step}" / "state" / "_METADATA"  # Orbax's list of what it has stored
+        if not file.exists():
+            return []
+        paths = json.loads(file.read_text())["tree_metadata"].values()
+        keys = [[str(part["key"]) for part in path["key_metadata"]] for path in paths]
+        stored = {path[1] for path in keys if path[0] == "params"}
+        return sorted(str(name) for name in like.params if str(name) not in stored)
 
     def metrics(self, step: int) -> dict[str, float]:
         return dict(self._manager.metrics(step) or {})

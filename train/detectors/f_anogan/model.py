@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 Images = Float[Array, "n h w c"]
+Resized = Float[Array, "n h2 w2 c2"]
 Latents = Float[Array, "n d"]
 
 SIZE, SMALLEST = 64, 4  # sides of the image and of the smallest map
@@ -47,13 +48,13 @@ def batch_norm(channels: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
     return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, rngs=rngs)
 
 
-def doubled(x: Images) -> Images:
+def doubled(x: Images) -> Resized:
     """Nearest x2."""
     n, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
 
 
-def halved(x: Images) -> Images:
+def halved(x: Images) -> Resized:
     """Mean of 2 x 2."""
     n, h, w, c = x.shape
     return x.reshape(n, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
@@ -71,7 +72,7 @@ class Up(nnx.Module):
         self.conv_in, self.conv_out = _conv(channels, features, WINDOW, rngs), _conv(features, features, WINDOW, rngs)
         self.shortcut = _conv(channels, features, (1, 1), rngs)
 
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Resized:
         y = self.conv_in(doubled(nnx.relu(self.norm_in(x))))
         y = self.conv_out(nnx.relu(self.norm_out(y)))
         return y + doubled(self.shortcut(x))  # a 1 x 1 convolution and a doubling may change places
@@ -85,7 +86,7 @@ class Down(nnx.Module):
         self.conv_in, self.conv_out = _conv(channels, channels, WINDOW, rngs), _conv(channels, features, WINDOW, rngs)
         self.shortcut = _conv(channels, features, (1, 1), rngs)
 
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Resized:
         y = self.conv_in(nnx.relu(self.norm_in(x)))
         y = halved(self.conv_out(nnx.relu(self.norm_out(y))))
         return y + self.shortcut(halved(x))
