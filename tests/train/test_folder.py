@@ -95,6 +95,17 @@ def test_good_and_bad_with_types_and_masks(tmp_path):
     assert all(s.is_good for s in dataset.train)
 
 
+def test_frames_that_the_line_was_unsure_of_are_left_out_and_said(tmp_path):
+    put(tmp_path, "good/a.png", "good/b.png", "bad/c.png", "uncertain/d.png", "uncertain/e.png")
+    (tmp_path / "frames.jsonl").write_text('{"number": 1, "file": "good/a.png"}\n')
+    dataset = open_dataset(tmp_path)
+    assert dataset.layout == "good_bad"
+    read = {sample.path.name for sample in (*dataset.train, *dataset.test)}
+    assert read == {"a.png", "b.png", "c.png"}
+    (skipped,) = dataset.skipped
+    assert skipped.message.endswith("2 images in uncertain/ not used: look at them, and move each into good/ or bad/.")
+
+
 def test_a_good_image_stays_on_its_side_when_renamed_and_when_others_come(tmp_path):
     put(tmp_path, *(f"good/{i}.png" for i in range(30)), "bad/0.png")
     before = {s.path.read_bytes() for s in open_dataset(tmp_path).test if s.is_good}
