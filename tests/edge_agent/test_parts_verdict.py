@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from edge_agent import clock
 from edge_agent.engines import Scores
+from edge_agent.health import Tally
 from edge_agent.messages import Model, Origin, Topics, View
+from edge_agent.outbox import Outbox
 from edge_agent.parts import Part, Trigger
+from edge_agent.parts.source import PartCounts
 from edge_agent.verdict import NO_CODE, result_of, view_of
 
 MODEL = Model(name="dots", version=3, digest="0" * 64, system="tiny")
@@ -94,3 +97,20 @@ def test_nobody_who_could_judge_is_unknown_product():
     scores = Scores(np.float32([0.1]), np.zeros((1, 2, 2), np.float32), np.float32([0.1]))
     seen = view_of("top", None, scores, (4, 4), 1.0, "product", "No bundle judges it.")
     assert (seen.verdict, seen.reason, seen.model, seen.image_score) == ("unknown", "product", None, None)
+
+
+def test_health_has_the_ledger_by_reason(tmp_path):
+    tally, outbox = Tally(), Outbox(tmp_path / "outbox.db", max_rows=100, max_bytes=2**20)
+    reasons = ["orphan", "duplicate", "duplicate", "overrun", "no_frame", "late"]
+    for reason in reasons:
+        tally.count(result_of(part(reason=reason), [view("top", "unknown")], ORIGIN, 1.0))
+    tally.count(result_of(part(), [view("top", "pass"), view("side", "unknown", "no_frame")], ORIGIN, 1.0))
+    tally.count(result_of(part(), [view("top", "pass")], ORIGIN, 1.0), no_code=True)
+    counts = PartCounts(opened=10, redelivered=3, dropped=4, late=5, repeated=6, reconnects=7)
+    health = tally.health(ORIGIN, outbox, parts=counts, triggers_refused=2)
+    assert health.triggers == health.passed + health.rejected + health.unknown + health.parts_in_hand == 10
+    assert (health.orphan, health.duplicate, health.overrun, health.no_frame) == (1, 2, 1, 1)
+    assert (health.late, health.missing_view, health.no_code) == (1, 1, 1)
+    assert (health.triggers_repeated, health.triggers_refused) == (3, 2)
+    assert (health.frames_dropped, health.frames_late, health.frames_repeated, health.camera_reconnects) == (4, 5, 6, 7)
+    outbox.close()
