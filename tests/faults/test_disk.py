@@ -38,6 +38,10 @@ class SmallDisk:
                 except OSError:
                     continue
 
+    def free(self, size):
+        filler = self.folder / "filler"
+        os.truncate(filler, filler.stat().st_size - size)
+
     def empty(self):
         (self.folder / "filler").unlink()
 
@@ -132,6 +136,22 @@ def test_memory_ends_at_its_limit_and_the_oldest_are_counted_and_published(tmp_p
     (missing,) = ledger.gaps.values()
     assert len(missing) == lost > 100
     assert missing == list(range(missing[0], missing[-1] + 1))  # the oldest of those held, not some here and there
+
+
+def test_a_little_room_is_not_enough_to_leave_memory(tmp_path, disk, broker, subscriber):
+    """Or it would go to and fro with every few verdicts."""
+    config = make_line(tmp_path, port=broker.port, cameras=CAMERA, outbox={"path": str(disk.folder / "outbox.db")})
+    with RunningAgent(config) as agent:
+        subscriber.wait_for(lambda s: len(s.results) > 5)
+        disk.fill()
+        subscriber.wait_for(lambda s: states(s)[-1]["storage"] == "memory")
+        disk.free(128 * 1024)
+        agent.wait_given(400)  # four seconds, hence several attempts
+        assert "The disk takes verdicts again" not in agent.log
+        disk.empty()
+        agent.wait_for(lambda a: "The disk takes verdicts again" in a.log)
+        assert agent.end() == 0, agent.log
+    assert len(events(subscriber, "outbox_in_memory")) == 1
 
 
 def test_a_kill_on_a_full_disk_loses_only_what_the_broker_had_not_got(tmp_path, disk, broker, subscriber):
