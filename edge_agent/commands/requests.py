@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from edge_agent.messages import AckReason, Box
 from edge_agent.models.shelf import NAME
+from edge_agent.strict_json import read_object
 
 IDENTIFIER = r"^[A-Za-z0-9._-]{1,64}$"
 
@@ -209,12 +210,9 @@ class Parsed(NamedTuple):
 
 def parse(payload: bytes) -> Parsed:
     """Any bytes to a command or a refusal; never an exception."""
-    try:
-        value = json.loads(payload.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        return Parsed(refusal=Refusal("malformed", "It is not JSON in UTF-8 with each field once."))
-    if not isinstance(value, dict):
-        return Parsed(refusal=Refusal("malformed", "It is not a JSON object."))
+    value = read_object(payload)
+    if isinstance(value, str):
+        return Parsed(refusal=Refusal("malformed", value))
     verb = value.get("command")
     try:
         digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -244,17 +242,6 @@ def moment(text: str) -> datetime:
 
 def _identifier(value: Any) -> str | None:
     return value if isinstance(value, str) and re.fullmatch(IDENTIFIER[1:-1], value) else None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a field is given twice")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _explain(error: ErrorDetails) -> str:

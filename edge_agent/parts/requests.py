@@ -1,12 +1,11 @@
 """What a trigger's message looks like, and how bytes from anywhere become one, or a sentence why they don't."""
 
-import json
 from datetime import datetime
-from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
 from edge_agent.commands.requests import Identifier, Section, moment
+from edge_agent.strict_json import read_object
 
 
 class TriggerRequest(Section):
@@ -42,12 +41,9 @@ class TriggerRequest(Section):
 
 def parse_trigger(payload: bytes) -> TriggerRequest | str:
     """A sentence where it is none; it repeats nothing of what was sent. Never an exception."""
-    try:
-        value = json.loads(payload.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        return "It is not JSON in UTF-8 with each field once."
-    if not isinstance(value, dict):
-        return "It is not a JSON object."
+    value = read_object(payload)
+    if isinstance(value, str):
+        return value
     try:
         return TriggerRequest.model_validate(value)
     except ValidationError as error:
@@ -56,14 +52,3 @@ def parse_trigger(payload: bytes) -> TriggerRequest | str:
             return "It has a field that no trigger has. docs/messages.md shows the fields."
         message = wrong["msg"].removeprefix("Value error, ")
         return f"{'.'.join(map(str, wrong['loc'])) or 'The message'}: {message[0].upper()}{message[1:]}."
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a field is given twice")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
