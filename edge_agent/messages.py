@@ -113,7 +113,7 @@ class Payload(Part):
 
     schema_version: Literal["1.0"] = SCHEMA_VERSION
     device: str = Field(description="Which agent: the `device` of its configuration.")
-    camera: str = Field(description="Which camera of the device.")
+    camera: str = Field(description="Which camera of the device; with several, what they are called together.")
     boot: int = Field(ge=1, description="Raised by one at every start of the agent; starts at random in a new outbox.")
     ts: str = Field(description="RFC 3339, UTC with Z, microseconds. Results: of the trigger, else of the frame.")
 
