@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 QUEUED_FRAMES = 64  # before the disk; memory_bytes is reached sooner, but for the smallest frames
 RETRY_S = 60.0  # after trouble with the disk
 FAREWELL_S = 5.0  # for the frames that still wait when the agent ends
-LAST_FRAME_S = 5.0  # and for the one in hand: a thread that is cut off inside OpenCV takes the process with it
+LAST_FRAME_S = 60.0  # and for OpenCV to let go of the one in hand: a thread cut off inside it aborts the process
+GRACE_S = 1.0  # after which a writer that is still there is stuck, or compresses on a busy machine
 NICENESS = 10  # of the writer: compressing a picture must not take the processor from the engine
 
 
@@ -70,7 +71,7 @@ class Spool:
         """
         assert config.folder is not None
         self._config, self._folder, self._on_trouble, self._retry_s = config, config.folder, on_trouble, retry_s
-        self._lock = threading.Lock()
+        self._lock, self._compressing = threading.Lock(), threading.Lock()
         self._held_bytes = self._dropped = 0
         self._allowances = {kind: _Allowance(config.per_minute) for kind in ("good", "bad", "uncertain")}
         self._queue: Queue[_Frame | None] = Queue(QUEUED_FRAMES)
@@ -118,10 +119,13 @@ class Spool:
 
     def close(self) -> None:
         """Gives the writer a moment for what waits; the rest is lost. Once more does nothing."""
-        self._leave_at = min(self._leave_at, time.monotonic() + FAREWELL_S)
+        if self._leave_at < float("inf"):
+            return
+        self._leave_at = time.monotonic() + FAREWELL_S
         with contextlib.suppress(Full):
             self._queue.put(None, timeout=FAREWELL_S)
-        self._writer.join(max(0.0, self._leave_at - time.monotonic()) + LAST_FRAME_S)
+        self._writer.join(max(0.0, self._leave_at - time.monotonic()) + GRACE_S)
+        self._compressing.acquire(timeout=LAST_FRAME_S)  # kept: it begins with no other
 
     def _let_go(self, held: np.ndarray | None) -> None:
         if held is not None:
@@ -163,7 +167,9 @@ class Spool:
     def _write(self, store: Store, frame: _Frame) -> bool:
         if (free := shutil.disk_usage(self._folder).free) < self._config.min_free_bytes:
             raise _NoRoom(f"{free} bytes are free, and {self._config.min_free_bytes} (min_free_bytes) must be left")
-        return store.add(frame.place, frame.kind, frame.name, _png(frame.image), frame.facts)
+        with self._compressing:
+            png = _png(frame.image)
+        return store.add(frame.place, frame.kind, frame.name, png, frame.facts)
 
     def _quotas(self) -> dict[Kind, Quota]:
         config = self._config
