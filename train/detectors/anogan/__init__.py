@@ -82,7 +82,14 @@ def refuse_constant(model: Any, batches: Callable[[], Iterable[UInt8[np.ndarray,
 
 def picture(model: AnoGAN, config: AnoGANConfig) -> UInt8[np.ndarray, "h w 3"]:
     """What the generator draws of the same z after every epoch."""
-    return grid(to_bytes(model.draw(jax.random.key(config.seed), SHOWN)))
+    return grid(to_bytes(drawn_by(model, jax.random.key(config.seed))))
+
+
+@nnx.jit
+def drawn_by(model: Any, key: PRNGKeyArray) -> Float[Array, "_n h w c"]:
+    """SHOWN images, by one program for all epochs."""
+    drawn: Array = model.draw(key, SHOWN)
+    return drawn
 
 
 def fold_weights(model: AnoGAN, _frozen: None, config: AnoGANConfig) -> Weights:

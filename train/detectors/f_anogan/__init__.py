@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from train.blocks.pixels import to_signed
 from train.config import THRESHOLD_SETTINGS
-from train.detectors.anogan import SHOWN, refuse_constant
+from train.detectors.anogan import drawn_by, refuse_constant
 from train.detectors.anogan.score import of_tiles
 from train.detectors.anogan.sections import generator_section, training_section
 from train.detectors.anogan.watch import closeness, sentences, spread
@@ -28,7 +28,7 @@ from train.section import Section
 
 PerImage = Float[Array, " n"]
 Figures = dict[str, PerImage]
-ENCODED = 8  # held-out images in the report
+ENCODED, MOST_SHOWN = 8, 36  # held-out images in the report
 
 
 def build(config: FAnoGANConfig, rngs: nnx.Rngs) -> FAnoGAN:
@@ -113,7 +113,7 @@ def score_definition(config: FAnoGANConfig) -> str:
 
 def picture(model: FAnoGAN, config: FAnoGANConfig) -> UInt8[np.ndarray, "h w 3"]:
     """What the generator draws of the same z after every epoch."""
-    return grid(to_bytes(model.draw(jax.random.key(config.seed), SHOWN)))
+    return grid(to_bytes(drawn_by(model, jax.random.key(config.seed))))
 
 
 def sections(run: Any) -> Sequence[Section]:
@@ -122,10 +122,10 @@ def sections(run: Any) -> Sequence[Section]:
 
     config: FAnoGANConfig = run.config
     tiles = np.asarray(config.tiling.cut(jnp.asarray(read_held_out(run)[0])))
-    tiles = tiles[np.linspace(0, len(tiles) - 1, min(len(tiles), SHOWN)).astype(int)]
-    drawn = run.weights.draw(jax.random.key(config.seed), SHOWN)
+    tiles = tiles[np.linspace(0, len(tiles) - 1, min(len(tiles), MOST_SHOWN)).astype(int)]
+    drawn = drawn_by(run.weights, jax.random.key(config.seed))
     x = to_signed(jnp.asarray(tiles[:: max(len(tiles) // ENCODED, 1)][:ENCODED]), config.channels)
-    again = run.weights.again(x)
+    again = nnx.jit(lambda model: model.again(x))(run.weights)
     rows = [to_bytes(x), to_bytes(again), to_bytes(jnp.abs(x - again).mean(axis=-1, keepdims=True) - 1)]
     found = Section(
         "Drawn again through the encoder",
