@@ -67,10 +67,8 @@ def start(
         if entry is None or Path(entry.configured.folder) != configured.absolute():
             raise
     edited = entry is None or (file is not None and file.digest != entry.configured.digest)
-    follows = edited or (
-        entry is not None and file is not None and file.digest == entry.serving.digest
-    )  # perhaps moved
-    options = [_Option(configured, None)] if follows else []
+    moved = entry is not None and file is not None and file.digest == entry.serving.digest  # perhaps
+    options = [_Option(configured, None)] if edited or moved else []
     if entry is not None:
         options += [_Option(Path(each.folder), each) for each in (entry.serving, *reversed(entry.earlier))]
         if file is not None and edited and not allow_older and (text := refusal(file, entry)) is not None:
