@@ -4,8 +4,8 @@
 
 Frames of 2448 x 2048 pixels come from memory, as fast as the line takes them, into the whole agent: a camera of its
 own kind with all its checks, resizing, an engine (`replay`, in its process, whose time does not count), decision,
-drift alarm, JSON. Then with and without the outbox on disk and a real Mosquitto, and with the spool, which keeps 1
-frame in 100. Against it `prepare` alone on the same frames, with as many OpenCV threads. The sides take turns.
+drift alarm, JSON. Then with and without the outbox on disk and a real Mosquitto, and with the spool, which keeps 3
+frames in 100. Against it `prepare` alone on the same frames, with as many OpenCV threads. The sides take turns.
 Processor time is that of the agent's process, all threads; wall time is from verdict to verdict. Writes
 benchmarks/results/frame_cost.json.
 """
