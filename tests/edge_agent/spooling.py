@@ -36,7 +36,7 @@ def read_rgb(path: Path) -> np.ndarray:
 
 
 def assert_whole(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every visible image decodes and has a line, and no name is twice in a place. The lines, by their images' paths."""
+    """Every visible image decodes and has a line, and no name is twice in a place. The lines, by their images' path."""
     found: dict[str, dict[str, Any]] = {}
     names: list[str] = []
     for path in sorted(folder.glob("*/*/*/*")):

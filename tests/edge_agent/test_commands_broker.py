@@ -216,5 +216,6 @@ def test_the_documented_examples_work_when_pasted(tmp_path, broker, subscriber):
     assert done == ["pause", "resume", "self_test", "set_threshold", "set_threshold", "snapshot"], last
     # this line has no shelf of bundles, and no crop was set
     others = {each["command"]: each["reason"] for each in last if each["status"] != "done"}
-    assert others == {"reload_model": "unknown_bundle", "rollback": "nothing_to_undo", "set_roi": "nothing_to_undo"}
+    assert others.pop("rollback") in ("nothing_to_undo", "busy")  # while the shelf is looked through
+    assert others == {"reload_model": "unknown_bundle", "set_roi": "nothing_to_undo"}
     assert heard.count('"status":"done"') >= 1
