@@ -78,6 +78,11 @@ ROWS = (
     ),
     *(Row(dataset, "fastflow", "FastFlow ResNet18", backbone="resnet18") for dataset in SETS),
     *(
+        Row(dataset, system, name)
+        for system, name in (("anogan", "AnoGAN"), ("f_anogan", "f-AnoGAN"))
+        for dataset in ("mvtec_ad/bottle", "magnetic_tile")
+    ),
+    *(
         Row("all sets", "fastflow", f"FastFlow {backbone}", config=backbone, backbone=backbone)
         for backbone in (
             "wide_resnet50_2",

@@ -1,13 +1,15 @@
 """Convolutions of stride 2, and their transposes, of any kernel and padding: as XLA has them, and as matrix products.
 
-XLA runs transposed convolutions, and every gradient of a strided one, slowly on a CPU, and inside a loop more so. As a
-product of gathered pixels with the kernel both are as fast inside a loop as outside. A transposed convolution is four
-products, one for each parity of the output's row and column, over the taps that reach it: nothing is multiplied by the
-zeros between pixels. All forms agree up to rounding; `form` picks one.
+XLA runs transposed convolutions, and every gradient of a strided one, slowly on a CPU, and inside a loop more so. As
+matrix products both are as fast inside a loop as outside, and nothing is multiplied by the zeros between pixels. Of a
+large map a transposed convolution is one product of every pixel with all taps, whose parts are added where they fall;
+of a small one, where much would fall outside, four products, one for each parity of the output's row and column, of
+gathered pixels with the taps that reach them. All forms agree up to rounding; `form` picks one.
 
 Shape letters: n images, h x w pixels, k x k taps, c input channels, o output channels.
 """
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -16,6 +18,7 @@ from jaxtyping import Array, Float
 
 Form = Literal["plain", "matmul"]
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+SMALL_MAP = 4  # pixels; on 4 x 4 a kernel of 3 x 3 reaches outside with every third tap
 
 
 def strided_conv(
@@ -44,17 +47,35 @@ def transposed_conv(
         flipped = kernel[::-1, ::-1]
         return jax.lax.conv_general_dilated(x, flipped, (1, 1), pads, lhs_dilation=(2, 2), dimension_numbers=LAYOUT)
     half = (size + 1) // 2
+    if h <= SMALL_MAP:
+        of_parity = partial(_gathered, x, kernel, size, padding)
+    else:
+        products = x @ kernel.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)
+        of_parity = partial(_spread, products.reshape(*x.shape[:3], k, k, -1), half, padding)
     rows = []
     for parity in range(2):
-        row = [_of_parity(x, kernel, size, padding, parity, other) for other in range(2)]
+        row = [of_parity(parity, other) for other in range(2)]
         rows.append(jnp.concatenate([y[:, :, :, None] for y in row], axis=3))  # [n, half, half, 2, o]
     y = jnp.concatenate([y[:, :, None] for y in rows], axis=2)  # [n, half, 2, half, 2, o]
     y = y.reshape(x.shape[0], 2 * half, 2 * half, kernel.shape[-1])
     return y if size == 2 * half else y[:, :size, :size]
 
 
-def _of_parity(x: Array, kernel: Array, size: int, padding: int, row: int, column: int) -> Array:
-    """Output pixels (2 j + row, 2 i + column), filled up to one size for all four."""
+def _spread(products: Array, half: int, padding: int, row: int, column: int) -> Array:
+    """Output pixels (2 j + row, 2 i + column) as a sum over the products of the taps that reach them."""
+    h, k = products.shape[1], products.shape[3]
+    down, across = ([t for t in range(k) if (parity + padding - t) % 2 == 0] for parity in (row, column))
+    parts = []
+    for u in down:
+        for v in across:
+            pads = [(-by, half - h + by, 0) for by in ((row + padding - u) // 2, (column + padding - v) // 2)]
+            zero = jnp.zeros((), products.dtype)
+            parts.append(jax.lax.pad(products[:, :, :, u, v], zero, [(0, 0, 0), *pads, (0, 0, 0)]))  # < 0: cut off
+    return sum(parts[1:], parts[0])
+
+
+def _gathered(x: Array, kernel: Array, size: int, padding: int, row: int, column: int) -> Array:
+    """The same from the pixels that reach them, filled up to one size for all four."""
     k, half = kernel.shape[0], (size + 1) // 2
     down, across = ([t for t in range(k) if (parity + padding - t) % 2 == 0] for parity in (row, column))
     n_down, n_across = (size - row + 1) // 2, (size - column + 1) // 2
