@@ -14,10 +14,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from edge_agent.held import Held
-from edge_agent.outbox_file import (
+from edge_agent.outbox.file import (
     COUNTERS,
-    Kind,
     Message,
     Row,
     beside,
@@ -33,10 +31,9 @@ from edge_agent.outbox_file import (
     sound_values,
     transaction,
 )
+from edge_agent.outbox.held import Held
 
 log = logging.getLogger(__name__)
-
-__all__ = ["Evicted", "Kind", "Message", "Outbox", "OutboxError", "Row"]
 
 Result = TypeVar("Result")
 

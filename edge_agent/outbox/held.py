@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from edge_agent.outbox_file import Message, Row, size_of
+from edge_agent.outbox.file import Message, Row, size_of
 
 MAX_BYTES = 64 * 1024**2
 
