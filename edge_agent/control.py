@@ -5,7 +5,7 @@ The stages ask between two parts; other threads tell. Nothing here knows MQTT.
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Orders:
     threshold: float
     paused: bool = False
     number: int = 0  # rises with each change
-    former: tuple[str, float] | None = None  # a bundle that was just replaced, and the limit for its last parts
+    former: tuple[str, float] | None = None  # a bundle that serves nowhere any more, and the limit for its last parts
 
     def limit(self, digest: str) -> float:
         """What a score of the bundle with this digest is compared with."""
@@ -46,23 +46,27 @@ class Control:
     def orders(self) -> Orders:
         return self._orders
 
-    def order(
-        self,
-        *,
-        threshold: float | None = None,
-        paused: bool | None = None,
-        former: tuple[str, float] | None = None,
-    ) -> int:
-        """In force from the next part on; the number that `settled` takes. former: see Orders; else as it was."""
+    def order(self, *, threshold: float | None = None, paused: bool | None = None) -> int:
+        """In force from the next part on; the number that `settled` takes."""
         with self._lock:
             now = self._orders
-            self._orders = Orders(
-                now.threshold if threshold is None else threshold,
-                now.paused if paused is None else paused,
-                now.number + 1,
-                now.former if former is None else former,
+            self._orders = replace(
+                now,
+                threshold=now.threshold if threshold is None else threshold,
+                paused=now.paused if paused is None else paused,
+                number=now.number + 1,
             )
             return self._orders.number
+
+    def exchange(self, threshold: float, gone: str | None) -> None:
+        """Another bundle serves from now on. gone: digest of the one that serves nowhere any more; None: there is none.
+
+        Its last parts are compared with the limit until now.
+        """
+        with self._lock:
+            now = self._orders
+            former = None if gone is None else (gone, now.threshold)
+            self._orders = replace(now, threshold=threshold, number=now.number + 1, former=former)
 
     def settled(self, number: int) -> bool:
         """Has every part that was decided under older orders been handed on?"""

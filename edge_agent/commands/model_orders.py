@@ -247,8 +247,7 @@ class ModelOrders:
         standing, rois = self._orders.standing, self._rois.saved()
         if not rollback and config.probation_parts:
             self._keep_at_hand(_Watched(self._probation(new), new, under.before, standing, rois))
-        after = {**self._judges.all(), **dict.fromkeys(under.before, new)}
-        digests = [judge.bundle.digest for judge in after.values()]
+        digests = self._digests_with(dict.fromkeys(under.before, new))
         gone = None if old.bundle.digest in digests else old.bundle.digest
         kept = self._orders.for_another_bundle(self._shop.threshold, bundle=digests[0], gone=gone)
         kept |= self._rois.given_up(under.before)
@@ -261,6 +260,10 @@ class ModelOrders:
         )
         event = self._event("model_changed", "info", text, _counts(ready.compared))
         self._finish(Finished(str(under.about.command_id), outcome, (event,), kept))
+
+    def _digests_with(self, changes: Mapping[Key, Judge]) -> list[str]:
+        """Of all bundles that serve after these changes, the first one first."""
+        return [judge.bundle.digest for judge in {**self._judges.all(), **changes}.values()]
 
     def _turn_down(self, under: _Under, why: TurnedDown) -> None:
         old = next(iter(under.before.values())).model
@@ -281,7 +284,10 @@ class ModelOrders:
             self._shop.register.change(self._entries(watched.before, old.bundle, None, rollback=True))
         except RecordError as error:  # the line matters more
             text = f"{text} {error} The next start will try {_named(watched.judge.model)} once more."
-        kept = self._orders.as_before(watched.standing, gone=watched.judge.bundle.digest)
+        failed = watched.judge.bundle.digest
+        kept = self._orders.as_before(
+            watched.standing, gone=None if failed in self._digests_with(watched.before) else failed
+        )
         kept |= self._rois.as_before(watched.rois)
         self._put_in_service(watched.before)
         failures = {f"failed_{reason}": count for reason, count in watched.probation.failures.items()}

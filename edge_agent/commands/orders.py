@@ -54,14 +54,13 @@ class Orders:
         """
         before = self.standing
         self.standing = replace(before, threshold=threshold, earlier=(), configured=threshold, bundle=bundle)
-        self._control.order(threshold=threshold, former=None if gone is None else (gone, before.threshold))
+        self._control.exchange(threshold, gone)
         return self.standing.kept()
 
-    def as_before(self, standing: Standing, *, gone: str) -> Kept:
-        """The bundle before serves again, under the orders that it had."""
-        former = (gone, self.standing.threshold)
+    def as_before(self, standing: Standing, *, gone: str | None) -> Kept:
+        """The bundle before serves again, under the orders that it had. gone: as in `for_another_bundle`."""
         self.standing = replace(standing, paused=self.standing.paused, spent=tuple(self._budget.spent))
-        self._control.order(threshold=standing.threshold, former=former)
+        self._control.exchange(standing.threshold, gone)
         return self.standing.kept()
 
     def _with_threshold(self, request: SetThreshold, about: Commanded) -> tuple[Standing, Commanded]:

@@ -147,6 +147,17 @@ def test_cameras_that_share_a_bundle_change_together_or_by_name(tmp_path):
     line.outbox.close()
 
 
+def test_a_threshold_holds_for_every_bundle_in_service_however_it_came_back(tmp_path):
+    line = Line(tmp_path, cameras=("left", "right"))
+    for verb, arguments in (("reload_model", {"version": 4}), ("rollback", {}), ("reload_model", {"version": 4})):
+        assert line.finish(verb, camera="left", **arguments)["status"] == "done"
+    assert line.set_threshold(1.05)["status"] == "done"
+    judges = line.judges.all().values()
+    assert [judge.model.version for judge in judges] == [4, 3]
+    assert [line.control.orders.limit(judge.bundle.digest) for judge in judges] == [1.05, 1.05]
+    line.outbox.close()
+
+
 # set_roi
 
 
