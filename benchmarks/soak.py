@@ -1,11 +1,12 @@
 """The agent for a long time: is its memory flat, and the disk that it uses?
 
-    python benchmarks/soak.py [--minutes 30] [--rate 10] [--outage-every-s 120]
+    python benchmarks/soak.py [--minutes 30] [--rate 10] [--outage-every-s 120] [--settle-minutes M] [--out FILE]
 
 Runs the agent as a process on a replayed line, with all that it does by the side (pictures of rejects, frames for
 retraining, drift), against a real Mosquitto that goes away for a while now and then. Samples the resident memory of the
 agent and of its engine's process, threads, open files, and the bytes of outbox and log. Slopes are least squares over
-the time after the first sixth. Exits 1 where memory grows by more than 4 MiB/h, or a verdict is missing.
+the time after the first sixth, or after `--settle-minutes`. Exits 1 where memory grows by more than 4 MiB/h, or a
+verdict is missing.
 """
 
 import json
@@ -13,6 +14,8 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,20 +40,25 @@ def main(
     rate: Annotated[float, typer.Option(help="Parts per second.")] = 10.0,
     outage_every_s: Annotated[float, typer.Option(help="From one outage of the broker to the next.")] = 120.0,
     every_s: Annotated[float, typer.Option(help="From sample to sample.")] = 5.0,
+    settle_minutes: Annotated[float | None, typer.Option(help="Slopes begin here. [default: a sixth]")] = None,
+    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = RESULTS,
 ) -> None:
     """Run, print, write the JSON."""
+    settle_s = 10.0 * minutes if settle_minutes is None else 60.0 * settle_minutes
     with tempfile.TemporaryDirectory() as folder:
-        record = soak(Path(folder), minutes * 60.0, rate, outage_every_s, every_s)
+        record = soak(Path(folder), minutes * 60.0, rate, outage_every_s, every_s, settle_s)
     for name, value in record.items():
         if name != "samples":
             print(f"{name:34} {value}")
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n")
     worst = max(record["agent_slope_mib_per_h"], record["engine_slope_mib_per_h"])
     raise typer.Exit(0 if worst <= FLAT_MIB_PER_H and record["verdicts_missing"] == 0 else 1)
 
 
-def soak(folder: Path, seconds: float, rate: float, outage_every_s: float, every_s: float) -> dict[str, Any]:
+def soak(
+    folder: Path, seconds: float, rate: float, outage_every_s: float, every_s: float, settle_s: float
+) -> dict[str, Any]:
     """One run; what was seen."""
     broker = Mosquitto(folder / "broker").start()
     subscriber = Subscriber(broker.port)
@@ -81,8 +89,10 @@ def soak(folder: Path, seconds: float, rate: float, outage_every_s: float, every
     ledger = Ledger(given, list(subscriber.results))
     subscriber.close()
     broker.stop()
+    kept = [each for each in samples if each["s"] >= settle_s]
     return {
         "minutes": round(seconds / 60.0, 2),
+        "settled_after_minutes": round(settle_s / 60.0, 2),
         "parts_per_s": rate,
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "exit_code": code,
@@ -91,20 +101,20 @@ def soak(folder: Path, seconds: float, rate: float, outage_every_s: float, every
         "sequence_gaps": sum(map(len, ledger.gaps.values())),
         "out_of_order": len(ledger.out_of_order),
         "log_lines": log_lines,
-        **{f"{name}_slope_mib_per_h": round(slope(samples, f"{name}_mib"), 3) for name in ("agent", "engine")},
-        **{f"{name}_mib_first_last": ends(samples, f"{name}_mib") for name in ("agent", "engine")},
+        **{f"{name}_slope_mib_per_h": round(slope(kept, f"{name}_mib"), 3) for name in ("agent", "engine")},
+        **{f"{name}_mib_first_last": ends(kept, f"{name}_mib") for name in ("agent", "engine")},
         **{f"{name}_mib_most": max(each[f"{name}_mib"] for each in samples) for name in ("agent", "engine")},
-        "outbox_disk_mib_first_last": ends(samples, "outbox_mib"),
+        "outbox_disk_mib_first_last": ends(kept, "outbox_mib"),
         "outbox_disk_mib_most": max(each["outbox_mib"] for each in samples),
-        "folder_mib_first_last": ends(samples, "folder_mib"),
-        "threads_first_last": ends(samples, "threads"),
-        "open_files_first_last": ends(samples, "open_files"),
+        "folder_mib_first_last": ends(kept, "folder_mib"),
+        "threads_first_last": ends(kept, "threads"),
+        "open_files_first_last": ends(kept, "open_files"),
         "samples": samples[:: max(1, round(60.0 / every_s))],
     }
 
 
 def sample(folder: Path, agent: RunningAgent, engine: int, now: float) -> dict[str, float]:
-    files = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.exists()}
+    files = dict(sizes(folder))
     outbox = sum(size for path, size in files.items() if path.name.startswith("outbox.db"))
     own = sum(size for path, size in files.items() if "broker" not in path.parts)
     return {
@@ -119,26 +129,28 @@ def sample(folder: Path, agent: RunningAgent, engine: int, now: float) -> dict[s
     }
 
 
+def sizes(folder: Path) -> Iterator[tuple[Path, int]]:
+    """In bytes, of the files there; the agent makes and deletes some meanwhile."""
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                yield path, path.stat().st_size
+
+
 def resident_mib(pid: int) -> float:
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
     return round(int(line.split()[1]) / 1024.0, 3)
 
 
-def settled(samples: list[dict[str, float]]) -> list[dict[str, float]]:
-    return samples[len(samples) // 6 :]
-
-
 def slope(samples: list[dict[str, float]], name: str) -> float:
     """Per hour."""
-    kept = settled(samples)
-    hours = np.array([each["s"] for each in kept]) / 3600.0
-    return float(np.polyfit(hours, np.array([each[name] for each in kept]), 1)[0])
+    hours = np.array([each["s"] for each in samples]) / 3600.0
+    return float(np.polyfit(hours, np.array([each[name] for each in samples]), 1)[0])
 
 
 def ends(samples: list[dict[str, float]], name: str) -> list[float]:
-    """The first settled value, and the last."""
-    kept = settled(samples)
-    return [kept[0][name], kept[-1][name]]
+    """The first value, and the last."""
+    return [samples[0][name], samples[-1][name]]
 
 
 if __name__ == "__main__":

@@ -215,8 +215,8 @@ def _print_json(result: Result) -> None:
 
 def _print_part(result: Result) -> None:
     with _closed_output_is_no_failure():
-        why = result.detail or result.reason
-        name = result.part or f"part {result.sequence}"
+        why = ": ".join(each for each in (result.reason, result.detail) if each)
+        name = result.part or result.trigger_id or f"part {result.sequence}"
         _print_line(name, result.verdict, result.image_score, why, latency_ms=result.latency_ms)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from edge_agent import clock
 from edge_agent.bundle import Bundle, BundleError, open_bundle, read_golden
 from edge_agent.cameras import CameraError
 from edge_agent.cameras.open import open_camera
@@ -54,6 +55,8 @@ def check(target: Path) -> Iterator[Finding]:
     for camera in config.cameras:
         of = [bundles[folder] for (_, name), folder in config.bundles.items() if name == camera and folder in bundles]
         yield _check_camera(config, camera, of)
+    if config.commands.enabled:
+        yield _check_clock(config)
     yield _check_outbox(config.outbox.path)
     yield _check_broker(config)
 
@@ -163,6 +166,16 @@ def _check_outbox(path: Path) -> Finding:
 def _is_database(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(16) in (b"SQLite format 3\0", b"")
+
+
+def _check_clock(config: AgentConfig) -> Finding:
+    """Commands expire by it."""
+    if clock.time_sync() == "ok":
+        return Finding("clock", "is disciplined, so commands expire when they should")
+    if config.commands.allow_free_running_clock:
+        return Finding("clock", "is disciplined by nothing; commands are taken all the same, as configured")
+    text = "Nothing disciplines this device's clock, so every command will be refused. Run NTP or PTP."
+    return Finding("clock", text, 1)
 
 
 def _check_broker(config: AgentConfig) -> Finding:

@@ -279,6 +279,9 @@ def deliver(
         ended = None in items
     if desk is not None:
         desk.close()
+    if triggers is not None:
+        triggers.report(at_once=True)
+    publisher.raise_events(engine_state.take()[1])
     publisher.report_evicted()
     deadline = time.monotonic() + drain_timeout_s
     while publisher.left and time.monotonic() < deadline and not stopping.is_set() and not publisher.hopeless:

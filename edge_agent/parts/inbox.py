@@ -1,5 +1,6 @@
 """Where triggers' messages arrive: what is one goes to the line at once, what is none is counted and told."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from edge_agent.connection import RECEIVED_BYTES, Received
 from edge_agent.engine_state import EventNote
 from edge_agent.parts.part import Trigger
 from edge_agent.parts.requests import TriggerRequest, parse_trigger
+
+log = logging.getLogger(__name__)
 
 TOLD_EVERY_S = 60.0  # an event about refused triggers
 
@@ -42,6 +45,8 @@ class TriggerInbox:
 
     def receive(self, received: Received) -> None:
         """Any message on the topic; returns at once, never an exception."""
+        if not received.payload and received.size == 0:
+            return None  # what clears a retained message
         if received.retained:
             return self._refuse("It is retained. Publish triggers without retain.")
         if received.size > RECEIVED_BYTES:
@@ -55,14 +60,16 @@ class TriggerInbox:
             self._refuse("Too many parts wait for the line, or it is being stopped.")
         return None
 
-    def report(self) -> None:
-        """Tell what was refused since the last event, where that is due; call it every few seconds."""
+    def report(self, *, at_once: bool = False) -> None:
+        """Tell what was refused since the last event, where that is due or wanted; call it every few seconds."""
         with self._lock:
-            if not self._untold or self._monotonic() - self._told_at < TOLD_EVERY_S:
+            if not self._untold or (not at_once and self._monotonic() - self._told_at < TOLD_EVERY_S):
                 return
-            text = f"{self._untold} messages on `trigger` were refused and have no verdict, the last one: {self._why}"
+            what = "A message on `trigger` was" if self._untold == 1 else f"{self._untold} messages on `trigger` were"
+            text = f"{what} refused, without a verdict. The last one: {self._why}"
             counts = {"refused": self._untold}
             self._untold, self._told_at = 0, self._monotonic()
+        log.warning("%s", text)
         self._note_event(("trigger_refused", "warning", text, counts))
 
     def _refuse(self, why: str) -> None:

@@ -88,10 +88,27 @@ def test_what_is_none_is_refused_with_a_sentence(payload, why):
     desk.receive(payload)
     ((name, severity, text, counts),) = desk.events
     assert (name, severity, counts) == ("trigger_refused", "warning", {"refused": 1})
-    assert text.startswith("1 messages on `trigger` were refused and have no verdict, the last one: ")
+    assert text.startswith("A message on `trigger` was refused, without a verdict. The last one: ")
     assert why in text
     assert "canary" not in text
     assert (desk.line.taken, desk.inbox.refused) == ([], 1)
+
+
+def test_what_is_refused_within_the_minute_is_told_at_the_end():
+    desk = Desk()
+    for payload in (b"x1", b"x2", b"x3"):
+        desk.receive(payload)
+    assert [counts for *_, counts in desk.events] == [{"refused": 1}]
+    desk.inbox.report(at_once=True)
+    assert [counts for *_, counts in desk.events] == [{"refused": 1}, {"refused": 2}]
+    assert desk.events[-1][2].startswith("2 messages on `trigger` were refused, ")
+
+
+def test_the_empty_message_that_clears_a_retained_one_is_nothing():
+    desk = Desk()
+    desk.receive(b"", retained=True)
+    desk.receive(b"")
+    assert (desk.events, desk.line.taken, desk.inbox.refused) == ([], [], 0)
 
 
 def test_retained_triggers_and_those_of_a_flood_are_refused():

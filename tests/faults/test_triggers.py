@@ -165,7 +165,9 @@ def test_fault_10_what_is_late_is_never_a_pass_and_latency_stays_bounded(tmp_pat
     )  # fmt: skip
     plc.close()
     found = wait_for_verdicts(subscriber, n)
-    assert {result["reason"] for result in found} <= {None, "late"}
+    # a burst may find no room at the camera, too, where the machine is busy
+    assert {result["reason"] for result in found} <= {None, "late", "overrun"}
+    assert all(result["verdict"] == "unknown" for result in found if result["reason"])
     late = [result for result in found if result["reason"] == "late"]
     assert late
     assert all(result["latency_ms"] <= deadline_ms for result in found if result["verdict"] == "pass")
