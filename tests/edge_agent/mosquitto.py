@@ -65,12 +65,15 @@ class Mosquitto:
 
     def start(self) -> "Mosquitto":
         log = self._config.with_suffix(".log").open("ab")
+        lines = map(str.split, self._config.read_text().splitlines())
+        listeners = [int(line[1]) for line in lines if line[:1] == ["listener"]]
         self._process = subprocess.Popen([self._program, "-c", str(self._config)], stdout=log, stderr=log)
         log.close()
         deadline = time.monotonic() + START_S
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1.0).close()
+                for port in listeners:
+                    socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
                 return self
             except OSError:
                 if time.monotonic() > deadline or self._process.poll() is not None:
