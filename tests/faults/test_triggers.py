@@ -148,6 +148,7 @@ def test_fault_10_what_is_late_is_never_a_pass_and_latency_stays_bounded(tmp_pat
     images = parts(1).repeat(n, axis=0)
     images[[0, 2, 20, 40], 0, 0] = SLOW
     camera = LineCamera(images)
+    monkeypatch.setattr("edge_agent.cameras.live.QUEUED_SHOTS", n)  # the burst is to be late, not refused at the camera
     plc = Plc(broker.port, topic=f"{TOP}/trigger")
 
     def drive():
@@ -165,9 +166,7 @@ def test_fault_10_what_is_late_is_never_a_pass_and_latency_stays_bounded(tmp_pat
     )  # fmt: skip
     plc.close()
     found = wait_for_verdicts(subscriber, n)
-    # a burst may find no room at the camera, too, where the machine is busy
-    assert {result["reason"] for result in found} <= {None, "late", "overrun"}
-    assert all(result["verdict"] == "unknown" for result in found if result["reason"])
+    assert {result["reason"] for result in found} <= {None, "late"}
     late = [result for result in found if result["reason"] == "late"]
     assert late
     assert all(result["latency_ms"] <= deadline_ms for result in found if result["verdict"] == "pass")
