@@ -14,6 +14,7 @@ from train.data import walk
 from train.data.categories import is_category
 from train.data.cifar10 import say_unpack
 from train.data.ksdd2 import holds_pairs, open_ksdd2
+from train.data.match_masks import match_masks
 from train.data.samples import (
     GOOD,
     OK,
@@ -21,10 +22,8 @@ from train.data.samples import (
     Dataset,
     Sample,
     Skipped,
-    composed,
     digest,
     make_dataset,
-    relative_name,
     shown,
     split_by_content,
 )
@@ -105,13 +104,13 @@ def _open_mvtec(folder: Path, train: Path) -> Dataset:
                 f"Rename it to {word}, or to its type of defect."
             )
         images = {label_folder: walk.images(label_folder) for label_folder in walk.subfolders(test)}
-        masks, orphans = _match_masks(test, [path for paths in images.values() for path in paths], ground_truth)
+        masks, orphans = match_masks(test, [path for paths in images.values() for path in paths], ground_truth)
         for label_folder, paths in images.items():
             label = GOOD if label_folder.name.lower() == word else label_folder.name
             tests += [Sample(path, "test", label, masks.get(path)) for path in paths]
         skipped += walk.loose(test, f"in test/{word} or in test/<type of defect>") + orphans
     elif ground_truth:
-        skipped += _match_masks(folder, [], ground_truth)[1]
+        skipped += match_masks(folder, [], ground_truth)[1]
     others = [path for path in walk.holding_images(folder) if path not in (train, test, ground_truth)]
     skipped += walk.unused(others, "only train, test and ground_truth are")
     skipped += walk.loose(folder, f"in train/{word} or under test")
@@ -138,7 +137,7 @@ def _open_good_bad(folder: Path, good: Path) -> Dataset:
     if wrong := walk.child(bad, GOOD):
         raise DataError(f"{shown(wrong)} says that its parts are good and bad. Rename or move it.")
     defective = walk.images(bad)
-    masks, orphans = _match_masks(bad, defective, ground_truth)
+    masks, orphans = match_masks(bad, defective, ground_truth)
     for path in defective:
         inside = path.relative_to(bad).parts
         samples.append(Sample(path, "test", inside[0] if len(inside) > 1 else "bad", masks.get(path)))
@@ -172,30 +171,3 @@ def _open_flat(folder: Path, children: list[Path]) -> Dataset:
         what = f"holds no images (files: {found})" if found else "is empty" if not children else "holds no images"
         raise DataError(f"{shown(folder)} {what}. Put images of good parts in it, as {walk.READABLE}.")
     return make_dataset(folder, "flat", [Sample(path, "train", GOOD) for path in images])
-
-
-def _match_masks(
-    images_root: Path, images: list[Path], masks_root: Path | None
-) -> tuple[dict[Path, Path], list[Skipped]]:
-    """ground_truth/<type>/<stem>_mask.png, or <stem>.png, for <type>/<stem>.<any suffix>; and what masks remain."""
-    masks = walk.images(masks_root) if masks_root else []
-    by_stem: dict[tuple[str, str], Path] = {}
-    for mask in reversed(masks):  # so that .png, where there are two, comes before .tif
-        assert masks_root is not None
-        by_stem[relative_name(mask.parent, masks_root), composed(mask.stem)] = mask
-    matched: dict[Path, Path] = {}
-    for image in images:
-        place, stem = relative_name(image.parent, images_root), composed(image.stem)
-        if mask_found := by_stem.get((place, f"{stem}_mask")) or by_stem.get((place, stem)):
-            matched[image] = mask_found
-    orphans = [mask for mask in masks if mask not in set(matched.values())]
-    if not orphans:
-        return matched, []
-    which = "is a mask that belongs" if len(orphans) == 1 else f"and {len(orphans) - 1} more masks belong"
-    return matched, [
-        Skipped(
-            orphans[0],
-            f"{shown(orphans[0])} {which} to no image. A mask is named like its image, with _mask behind it: "
-            f"ground_truth/scratch/007_mask.png for {images_root.name}/scratch/007.jpg.",
-        )
-    ]

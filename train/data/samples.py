@@ -67,18 +67,24 @@ def digest(dataset: Dataset) -> str:
     Where the folder lies doesn't count, nor does the order of the files. Raises DataError where one can't be read.
     """
 
-    def describe(sample: Sample) -> str:
-        parts = [sample.split, sample.label]
-        for path in (sample.path, sample.mask):
-            parts += [relative_name(path, dataset.root), file_digest(path)] if path else ["", ""]
+    return content_digest(dataset.root, (([s.split, s.label], (s.path, s.mask)) for s in dataset.train + dataset.test))
+
+
+def content_digest(root: Path, entries: Iterable[tuple[list[str], tuple[Path | None, ...]]]) -> str:
+    """SHA-256 of words and files, each file by its path below the root and its bytes, in whatever order they come."""
+
+    def describe(entry: tuple[list[str], tuple[Path | None, ...]]) -> str:
+        parts, paths = list(entry[0]), entry[1]
+        for path in paths:
+            parts += [relative_name(path, root), file_digest(path)] if path else ["", ""]
         return "\t".join(parts)
 
     try:
         with ThreadPoolExecutor() as pool:
-            lines = sorted(pool.map(describe, dataset.train + dataset.test))
+            lines = sorted(pool.map(describe, entries))
     except OSError as error:
         raise DataError(
-            f"{shown(error.filename or dataset.root)} can't be read ({error.strerror}). Was it moved or deleted?"
+            f"{shown(error.filename or root)} can't be read ({error.strerror}). Was it moved or deleted?"
         ) from error
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 

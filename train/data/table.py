@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from train.data.samples import GOOD, DataError, Dataset, Sample, Skipped, Split, make_dataset, shown, split_by_content
@@ -12,12 +13,17 @@ REQUIRED = ("path", "label")
 OPTIONAL = ("split", "mask")
 
 
-def is_table(path: Path) -> bool:
-    """Whether a file's first line names the columns path and label."""
+def is_table(path: Path, required: Sequence[str] = REQUIRED) -> bool:
+    """Whether a file's first line names the columns path and label, or those asked for."""
     try:
-        return set(REQUIRED) <= set(_header(_text(path)))
+        return set(required) <= set(columns_of(path))
     except (DataError, OSError):
         return False
+
+
+def columns_of(path: Path) -> list[str]:
+    """The first line's cells, in lower case."""
+    return _header(_text(path))
 
 
 def open_table(path: Path) -> Dataset:
@@ -26,7 +32,7 @@ def open_table(path: Path) -> Dataset:
     `split` is train or test; without that column a fifth of the good images, chosen by content, and every defective
     one is test. Commas or, as some spreadsheets write, semicolons. Raises DataError with the line that is wrong.
     """
-    rows = _rows(path)
+    rows = read_rows(path)
     good = [row for row in rows if row["label"] == GOOD]
     if not good:
         labels = sorted({row["label"] for row in rows})
@@ -61,14 +67,15 @@ def open_table(path: Path) -> Dataset:
     return make_dataset(path.parent, "csv", samples, skipped)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """One dict per line, keyed by column, with label, split and every path proven to make sense."""
+def read_rows(path: Path, required: Sequence[str] = REQUIRED) -> list[dict[str, str]]:
+    """One dict per line, keyed by column in lower case, with label, split and every path proven to make sense."""
     text = _text(path)
     header = _header(text)
-    for column in REQUIRED:
+    for column in required:
         if column not in header:
             found = ", ".join(map(shown, header)) or "nothing"
-            raise DataError(f"{shown(path)} line 1: there is no column {column}, only {found}. Write path,label there.")
+            wanted = ",".join(required)
+            raise DataError(f"{shown(path)} line 1: there is no column {column}, only {found}. Write {wanted} there.")
     if len(set(header)) < len(header):
         raise DataError(f"{shown(path)} line 1: a column is named twice ({', '.join(map(shown, header))}).")
 
@@ -79,7 +86,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         next(reader)
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                row = _row(path, reader.line_num, header, cells)
+                row = _row(path, reader.line_num, header, cells, required)
                 if (earlier := lines_of.setdefault(row["path"], reader.line_num)) != reader.line_num:
                     raise _error(
                         path, reader.line_num, f"{shown(row['path'])} is listed in line {earlier} already. Delete one."
@@ -92,16 +99,17 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _row(table: Path, line: int, header: list[str], cells: list[str]) -> dict[str, str]:
+def _row(table: Path, line: int, header: list[str], cells: list[str], required: Sequence[str]) -> dict[str, str]:
     if len(cells) != len(header):
         raise _error(
             table, line, f"{len(cells)} cells, but the header has {len(header)}. Quote cells that hold a comma."
         )
     row = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
-    for column in REQUIRED:
+    for column in required:
         if not row[column]:
             raise _error(table, line, f"the cell {column} is empty.")
-    row["label"] = GOOD if row["label"].lower() == GOOD else row["label"]
+    if "label" in row:
+        row["label"] = GOOD if row["label"].lower() == GOOD else row["label"]
     if "split" in row:
         row["split"] = row["split"].lower()
         if row["split"] not in ("train", "test"):
