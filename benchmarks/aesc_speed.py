@@ -162,8 +162,7 @@ def _our_step(images) -> Callable[[], object]:
 
     from train.detectors import find_detector
     from train.detectors.aesc.config import AEScConfig
-    from train.fit import training_steps
-    from train.run import initial_state
+    from train.epochs import initial_state, training_steps
 
     config, detector = AEScConfig(), find_detector("aesc")
     graph, state = initial_state(detector, config)

@@ -136,8 +136,7 @@ class Programs:
         from train.detectors.anogan import ANOGAN
         from train.detectors.anogan.invert import invert
         from train.detectors.anogan.score import form_of, inversion
-        from train.fit import training_steps
-        from train.run import initial_state
+        from train.epochs import initial_state, training_steps
 
         self._config, self._detector = config, ANOGAN
         graph, _ = initial_state(ANOGAN, config)
@@ -151,7 +150,7 @@ class Programs:
         from flax import nnx
 
         from train.data.batches import resident_batches
-        from train.run import initial_state
+        from train.epochs import initial_state
 
         _, state = initial_state(self._detector, self._config)
         resident, total = jnp.asarray(images), self._config.epochs * self._config.steps_per_epoch

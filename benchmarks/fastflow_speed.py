@@ -133,9 +133,8 @@ def _our_program(images, **settings):
     from train.backbones import find_backbone
     from train.backbones.pretrained import random_weights
     from train.detectors import find_detector
-    from train.fit import training_steps
+    from train.epochs import initial_state, training_steps
     from train.inputs import encode_all
-    from train.run import initial_state
 
     config, detector = _our_config(**settings), find_detector("fastflow")
     started = time.perf_counter()

@@ -15,8 +15,8 @@ from train.config import ConfigError, RunConfig, find_config, load_config
 from train.data.check import Finding, as_lines, check
 from train.data.folder import DataError, Dataset
 from train.detectors import Detector, find_detector
+from train.epochs import TrainingDiverged
 from train.evaluate import EvaluationError, evaluate, write_metrics
-from train.fit import TrainingDiverged
 from train.fit import fit as fit_detector
 from train.fit_threshold import ThresholdError, Thresholds
 from train.progress import Work

@@ -15,8 +15,8 @@ class ConfigError(ValueError):
     """The user's config can't be used; the text says where, what was found and what would be right."""
 
 
-class RunConfig(BaseModel, extra="forbid", frozen=True):
-    """What every detector's run needs. A system adds its own settings (train/detectors/SYSTEM/config.py)."""
+class TrainingConfig(BaseModel, extra="forbid", frozen=True):
+    """What every training needs. A system adds its own settings (config.py in its folder)."""
 
     # Settings that came after the first runs: at their default they are no part of the digest, which stays as it was
     added_later: ClassVar[frozenset[str]] = frozenset()
@@ -41,9 +41,6 @@ class RunConfig(BaseModel, extra="forbid", frozen=True):
     validation_samples: int = Field(500, ge=1)  # corrupted held-out images per epoch, drawn with repetition
     resident_limit_mb: int = Field(4096, ge=0)  # larger sets stream from disk through Grain
 
-    target_false_reject_rate: float = Field(0.01, gt=0, lt=1)
-    pixel_quantile: float = Field(0.999, gt=0, lt=1)  # of held-out good pixels; the anomaly map's threshold
-
     @property
     def channels(self) -> int:
         return 3 if self.color == "rgb" else 1
@@ -56,9 +53,16 @@ class RunConfig(BaseModel, extra="forbid", frozen=True):
         return crop
 
 
+class RunConfig(TrainingConfig, frozen=True):
+    """What every detector's run needs."""
+
+    target_false_reject_rate: float = Field(0.01, gt=0, lt=1)
+    pixel_quantile: float = Field(0.999, gt=0, lt=1)  # of held-out good pixels; the anomaly map's threshold
+
+
 THRESHOLD_SETTINGS = frozenset({"target_false_reject_rate", "pixel_quantile"})  # read after training only
 
-Config = TypeVar("Config", bound=RunConfig)
+Config = TypeVar("Config", bound=TrainingConfig)
 
 
 def configs_folder() -> Path:
@@ -139,13 +143,13 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-def dump_config(config: RunConfig, header: Sequence[str] = ()) -> str:
+def dump_config(config: TrainingConfig, header: Sequence[str] = ()) -> str:
     """The resolved config as YAML with a comment header; a valid --config file itself."""
     settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
     return "".join(f"# {line}\n" for line in header) + settings
 
 
-def config_digest(config: RunConfig) -> str:
+def config_digest(config: TrainingConfig) -> str:
     """First 16 hex digits of the SHA-256 of the settings; equal for equal settings, whatever file they came from."""
     unset = {name for name in config.added_later if getattr(config, name) == type(config).model_fields[name].default}
     return hashlib.sha256(config.model_dump_json(exclude=unset).encode()).hexdigest()[:16]

@@ -24,12 +24,22 @@ class TrainState(NamedTuple):
     opt_state: Any  # an optimizer's state, or with several players a dict of theirs
     plateau: optax.contrib.ReduceLROnPlateauState
     key: Array  # root key; step keys are folded from it, so a resumed run draws what it would have drawn
-    average: nnx.State | None = None  # exponential moving average of `params`, where the recipe keeps one
+    average: nnx.State | None = None  # exponential moving average of `params` or parts, where the recipe keeps one
 
     @property
     def scoring_params(self) -> nnx.State:
         """What validates and scores."""
-        return self.params if self.average is None else self.average
+        if self.average is None:
+            return self.params
+        return self.average if len(self.average) == len(self.params) else nnx.merge_state(self.params, self.average)
+
+
+def averaged_of(params: nnx.State, parts: Sequence[str]) -> nnx.State:
+    """Of a model's parameters, those of these attributes; (): all."""
+    if not parts:
+        return params
+    averaged, _ = nnx.split_state(params, lambda path, value: path[0] in parts, ...)  # type: ignore[misc]
+    return averaged
 
 
 TrainSteps = Callable[[TrainState, Array, Any], tuple[TrainState, dict[str, Array]]]
@@ -75,6 +85,7 @@ def make_train_steps(
     batches_per_step: int = 1,
     micro_batches: int = 1,
     average_decay: float = 0.0,
+    average_parts: Sequence[str] = (),
 ) -> TrainSteps:
     """The compiled function of k steps, in each of which every turn is taken, one after the other.
 
@@ -140,7 +151,8 @@ def make_train_steps(
             if "loss" not in figures:
                 figures["loss"] = jnp.asarray(sum(figures[f"{turn.name}_loss"] for turn in turns))
             if state.average is not None:
-                average = optax.incremental_update(state.params, state.average, 1 - average_decay)
+                averaged = averaged_of(state.params, average_parts)
+                average = optax.incremental_update(averaged, state.average, 1 - average_decay)
                 state = state._replace(average=average)
             return state._replace(step=state.step + 1), figures
 

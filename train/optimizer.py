@@ -2,10 +2,10 @@
 
 import optax
 
-from train.config import RunConfig
+from train.config import TrainingConfig
 
 
-def learning_rate(config: RunConfig) -> optax.ScalarOrSchedule:
+def learning_rate(config: TrainingConfig) -> optax.ScalarOrSchedule:
     """The run's rate per step, before the plateau rule's factor."""
     total = config.epochs * config.steps_per_epoch
     if config.schedule == "cosine":
@@ -16,12 +16,12 @@ def learning_rate(config: RunConfig) -> optax.ScalarOrSchedule:
     return config.learning_rate
 
 
-def adam(config: RunConfig) -> optax.GradientTransformation:
+def adam(config: TrainingConfig) -> optax.GradientTransformation:
     """Adam (Kingma and Ba 2015) with the run's learning rate."""
     return optax.adam(learning_rate(config))
 
 
-def build_plateau(config: RunConfig) -> optax.GradientTransformationExtraArgs:
+def build_plateau(config: TrainingConfig) -> optax.GradientTransformationExtraArgs:
     """Keras' ReduceLROnPlateau on the validation metric, told once per epoch; its state's `scale` multiplies updates.
 
     Optax minimises, so it is told the negative metric. With another schedule it is never told anything and stays 1.

@@ -28,18 +28,16 @@ from pydantic import ValidationError
 
 from edge_agent.preprocess import Preprocessing, read_mask
 from train.checkpoint import CheckpointError, Checkpoints
-from train.config import ConfigError, RunConfig, config_digest, load_config
+from train.config import ConfigError, RunConfig, TrainingConfig, config_digest, load_config
 from train.data.noise import corrupt
 from train.data.samples import file_digest
 from train.detectors import Detector, RawScores, find_detector
 from train.detectors.detector import FrozenPart
 from train.durable import write_file
+from train.epochs import initial_state
 from train.evaluate import About, HeldOut
 from train.fit_threshold import Thresholds, fit_thresholds
-from train.loop import TrainState, initial_optimizers
 from train.mask import MASK_FILE, Mask
-from train.optimizer import build_plateau
-from train.players import all_players, turns_of
 from train.provenance import Value, versions
 
 SCORE_BATCH = 8
@@ -146,25 +144,8 @@ def score_all(
     return np.concatenate(scores), np.concatenate(maps)
 
 
-def preprocessing_of(config: RunConfig) -> Preprocessing:
+def preprocessing_of(config: TrainingConfig) -> Preprocessing:
     return Preprocessing(width=config.image_size, height=config.image_size, crop=config.crop)
-
-
-def initial_state(detector: Detector, config: RunConfig) -> tuple[nnx.GraphDef, TrainState]:
-    """Everything drawn from the run's seed."""
-    model = detector.build(config, nnx.Rngs(config.seed))
-    model.train()  # type: ignore[no-untyped-call]
-    graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    state = TrainState(
-        step=jax.numpy.zeros((), jax.numpy.int32),
-        params=params,
-        rest=rest,
-        opt_state=initial_optimizers(turns_of(all_players(detector.phases(config)), config, graph), params),
-        plateau=build_plateau(config).init(params),
-        key=jax.random.key(config.seed),
-        average=jax.tree.map(jax.numpy.copy, params) if detector.average_decay(config) else None,
-    )
-    return graph, state
 
 
 def frozen_file(folder: Path, frozen: FrozenPart) -> Path:

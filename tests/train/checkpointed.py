@@ -5,8 +5,8 @@ from typing import Any
 
 from train.checkpoint import Checkpoints
 from train.detectors import Detector
+from train.epochs import initial_state
 from train.loop import TrainState
-from train.run import initial_state
 
 
 def last_state(detector: Detector, out: Path, config: Any) -> TrainState:

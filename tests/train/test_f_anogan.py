@@ -11,8 +11,7 @@ from train.detectors.detector import parameter_count
 from train.detectors.f_anogan import F_ANOGAN, FAnoGANConfig
 from train.detectors.f_anogan.loss import critic_loss, encoder_loss, generator_loss, gradient_penalty
 from train.detectors.f_anogan.model import FAnoGAN, Judged, doubled, halved
-from train.fit import training_steps
-from train.run import initial_state
+from train.epochs import initial_state, training_steps
 
 
 def tiny(*overrides: str):

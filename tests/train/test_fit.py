@@ -18,7 +18,8 @@ from train.config import load_config
 from train.data.draw import draw_product_line
 from train.data.folder import open_dataset
 from train.detectors import find_detector
-from train.fit import TrainingDiverged, fit, split_good
+from train.epochs import TrainingDiverged
+from train.fit import fit, split_good
 from train.run import RunError, open_run, read_held_out
 
 AESC = find_detector("aesc")

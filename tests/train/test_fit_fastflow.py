@@ -18,9 +18,10 @@ from train.data.draw import draw_product_line
 from train.data.folder import open_dataset
 from train.detectors import find_detector
 from train.detectors.fastflow.coupling import Permutation
-from train.fit import fit, training_steps
+from train.epochs import initial_state, training_steps
+from train.fit import fit
 from train.inputs import training_inputs
-from train.run import RunError, initial_state, open_run, preprocessing_of, read_held_out
+from train.run import RunError, open_run, preprocessing_of, read_held_out
 
 FASTFLOW = find_detector("fastflow")
 

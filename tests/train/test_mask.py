@@ -19,10 +19,11 @@ from train.detectors.fastflow.loss import negative_log_likelihood
 from train.detectors.fastflow.model import FastFlow, Latent
 from train.detectors.fastflow.normalisation import Normalise
 from train.detectors.fastflow.score import raw_scores
-from train.fit import fit, split_good, training_steps
+from train.epochs import initial_state, training_steps
+from train.fit import fit, split_good
 from train.inputs import training_inputs
 from train.mask import load_mask
-from train.run import RunError, initial_state, open_run, preprocessing_of, read_held_out
+from train.run import RunError, open_run, preprocessing_of, read_held_out
 
 RNG = np.random.default_rng(0)
 

@@ -1,25 +1,22 @@
 """The interface of a detector: plain functions, gathered under its name."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, UInt8
 
 from train.config import RunConfig
 from train.detectors.scores import RawScores
 from train.mask import Mask
-from train.networks import Network
-from train.players import Phase
-from train.section import Section
+from train.system import System
 from train.tiling import Tiling
 
 Images = UInt8[Array, "n h w 3"]
-PerImage = Float[Array, " n"]
 
 
 @dataclass(frozen=True)
@@ -45,22 +42,15 @@ class Masking:
     score: Callable[[Any, Images, Any, Mask], RawScores]  # as Detector.score; pixels outside the mask score 0
 
 
-@dataclass(frozen=True)
-class Detector:
+@dataclass(frozen=True, kw_only=True)
+class Detector(System):
     """One published method. Images are uint8 RGB at model size; normalisation is the detector's own.
 
     "inputs" are the images (or their tiles), or what the frozen part makes of them: any tree of arrays whose first axis
     is the image's (or tile's).
     """
 
-    name: str
     schema: type[RunConfig]
-    monitor: str  # a validation metric, larger is better; it picks the best checkpoint
-    monitor_unit: str
-    build: Callable[[Any, nnx.Rngs], nnx.Module]
-    phases: Callable[[Any], tuple[Phase, ...]]  # config -> who is trained, and how long
-    # (model in evaluation mode, held-out inputs, key, config) -> metrics per image; holds `monitor`
-    validate: Callable[[Any, Any, PRNGKeyArray, Any], dict[str, PerImage]]
     # (model, frozen module or None, config) -> weights of the scoring network (any tree of arrays)
     fold: Callable[[Any, Any, Any], Any]
     # (weights, images, config) -> raw scores; pure and traceable
@@ -72,20 +62,8 @@ class Detector:
     masking: Masking | None = None
     # What is trained on as one image; `score` takes whole images all the same
     tiling: Callable[[Any], Tiling] = lambda config: Tiling(config.image_size, config.image_size)
-    # (model, () -> batches of training inputs): statistics that the model keeps, taken once before the first step
-    measure: Callable[[Any, Callable[[], Iterable[Any]]], None] | None = None
-    # Into how many parts a batch is cut for its gradient; more than 1 only where images do not meet in the network
-    micro_batches: Callable[[Any], int] = lambda config: 1
-    average_decay: Callable[[Any], float] = lambda config: 0.0  # of the parameters' moving average; 0: none is kept
-    checkpoint: Callable[[Any], Literal["best", "last"]] = lambda config: "best"  # which one is the run's result
-    # (an epoch's figures, config) -> what a person should know of them, a sentence each
-    watch: Callable[[Mapping[str, float], Any], Sequence[str]] = lambda figures, config: ()
     # (model in evaluation mode, config) -> an image of what it draws, kept for every epoch
     picture: Callable[[Any, Any], np.ndarray] | None = None
-    # what it adds to the report of a TrainedRun
-    sections: Callable[[Any], Sequence[Section]] = lambda run: ()
-    # networks of a TrainedRun that `export graphs` writes one by one
-    networks: Callable[[Any], Sequence[Network]] = lambda run: ()
     server_only: str = ""  # why it can't run on a device; "": it can
 
 

@@ -1,0 +1,39 @@
+"""The interface of a generator: plain functions, gathered under its name.
+
+Shape letters: n images, s side of the model's images in pixels, k control channels: one for each category, in the
+order of `config.categories`, and a last one that asks for a normal part.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+
+from train.system import System
+
+Images = UInt8[Array, "n s s 3"]
+Control = Float[Array, "n s s k"]
+Noise = Float[Array, "n z"]  # all that an image's drawing is random by, as one row of numbers
+
+
+class Painted(NamedTuple):
+    """What a generator made of images."""
+
+    images: UInt8[Array, "n s s 3"]
+    mask: Float[Array, "n s s"]  # in [0, 1]: how much of a pixel is new; where it is 0 the image is as it was
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator(System):
+    """One published method. Images are uint8 RGB at model size; normalisation is the generator's own."""
+
+    # (config, set of defects) -> the config with what the data decides: its categories and whether they exclude each
+    # other
+    resolve: Callable[[Any, Any], Any]
+    # (model, config) -> weights of what paints (any tree of arrays)
+    fold: Callable[[Any, Any], Any]
+    # (one key per image, config) -> the noise that `paint` takes
+    draw_noise: Callable[[PRNGKeyArray, Any], Noise]
+    # (weights, images, control, noise, strength in (0, 1], config) -> Painted; pure and traceable
+    paint: Callable[[Any, Images, Control, Noise, Any, Any], Painted]

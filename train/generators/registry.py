@@ -1,0 +1,18 @@
+"""Name -> generator."""
+
+import difflib
+
+from train.generators.generator import Generator
+
+GENERATORS: dict[str, Generator] = {}
+
+
+def find_generator(name: str) -> Generator:
+    """KeyError with a sentence where there is none of that name."""
+    if name in GENERATORS:
+        return GENERATORS[name]
+    near = difflib.get_close_matches(name, GENERATORS, n=1)
+    raise KeyError(
+        f"{name} is not a generator. "
+        + (f"Did you mean {near[0]}?" if near else f"There are: {', '.join(GENERATORS)}.")
+    )

@@ -1,0 +1,158 @@
+"""A generator's run folder: what `fit-generator` leaves behind and `synthesize` and `export` read.
+
+config.yaml      every setting, as resolved, with the categories; a --config file itself
+provenance.json  versions, commit, command, data digest
+split.json       which images were trained on, so that `evaluate` leaves them out
+checkpoints/     Orbax: the newest two and the best
+events/          TensorBoard
+pictures/        what was drawn after each epoch
+report.html      written when training has ended
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+
+from edge_agent.preprocess import Preprocessing
+from train.checkpoint import CheckpointError, Checkpoints
+from train.config import ConfigError, load_config
+from train.epochs import initial_state
+from train.generators.config import GeneratorConfig
+from train.generators.generator import Control, Generator, Images, Painted
+from train.generators.registry import find_generator
+from train.provenance import Value
+from train.run import RunError, preprocessing_of
+
+
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """A training's generator, the checkpoint that its recipe picks loaded."""
+
+    folder: Path
+    generator: Generator
+    config: GeneratorConfig
+    step: int  # of the checkpoint
+    weights: Any  # of what paints
+    provenance: dict[str, Value]
+    figures: tuple[dict[str, float], ...] = ()  # of every epoch up to the checkpoint
+
+    @property
+    def system(self) -> str:
+        return self.generator.name
+
+    @property
+    def product(self) -> str:
+        return str(self.provenance.get("product") or self.folder.name)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """In the order of the control channels."""
+        return self.config.categories
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return preprocessing_of(self.config)
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """SHA-256, in hex, of the names, shapes and bytes of what paints."""
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.weights):
+            array = np.asarray(leaf)
+            digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def noise(self, keys: PRNGKeyArray) -> Float[Array, "n z"]:
+        """What an image's drawing is random by; a row depends on its own key only."""
+        return self.generator.draw_noise(keys, self.config)
+
+    def paint(
+        self, images: Images, control: Control, keys: PRNGKeyArray, strength: float | Float[Array, " n"] = 1.0
+    ) -> Painted:
+        """Defects of the categories that `control` [n, s, s, k] asks for, where it asks for them.
+
+        Pure and traceable, the weights as constants. `keys` holds one key per image, and an image does not depend on
+        what else is in its batch. `strength` in (0, 1] scales the mask.
+        """
+        noise = self.noise(keys)
+        return self.generator.paint(self.weights, images, control, noise, jnp.asarray(strength), self.config)
+
+    def restore(self, images: Images, keys: PRNGKeyArray) -> Painted:
+        """The images without their defects; the mask is where something was taken away."""
+        return self.paint(images, self.normal_control(len(images)), keys)
+
+    def normal_control(self, n: int) -> Control:
+        """The control map that asks for a normal part, everywhere."""
+        size = self.config.image_size
+        return jnp.zeros((n, size, size, self.config.control_channels)).at[..., -1].set(1)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return jax.jit(partial(_paint, self.generator, self.config))
+
+    def paint_batch(
+        self, images: UInt8[np.ndarray, "n s s 3"], control: Any, keys: PRNGKeyArray, strength: Any = 1.0
+    ) -> tuple[UInt8[np.ndarray, "n s s 3"], Float[np.ndarray, "n s s"]]:
+        """As `paint`, by one compiled program per batch size; on the host."""
+        per_image = jnp.broadcast_to(jnp.asarray(strength, jnp.float32), len(images))
+        painted = self._compiled(self.weights, jnp.asarray(images), jnp.asarray(control), keys, per_image)
+        return np.asarray(painted.images), np.asarray(painted.mask)
+
+
+def _paint(
+    generator: Generator, config: Any, weights: Any, images: Array, control: Array, keys: Array, strength: Array
+) -> Painted:
+    return generator.paint(weights, images, control, generator.draw_noise(keys, config), strength, config)
+
+
+def open_generator(folder: Path, *, step: int | None = None) -> TrainedGenerator:
+    """The checkpoint that the run's recipe picks, ready to paint; or that of a step, for studies (0: untrained).
+
+    RunError says what is missing.
+    """
+    for name in ("config.yaml", "provenance.json", "checkpoints"):
+        if not (folder / name).exists():
+            raise RunError(
+                f"{folder} is not the folder of a generator: it has no {name}. Name the --out folder of "
+                "`train fit-generator`."
+            )
+    try:
+        provenance = json.loads((folder / "provenance.json").read_text())
+        generator = find_generator(str(provenance["system"]))
+        config = load_config(folder / "config.yaml", generator.schema)
+    except (json.JSONDecodeError, KeyError, ConfigError) as error:
+        raise RunError(f"{folder} can't be read: {error.args[0] if error.args else error}") from None
+    assert isinstance(config, GeneratorConfig)
+    graph, state = initial_state(generator, config)
+    drawn = state.params
+    with Checkpoints(folder / "checkpoints", generator.monitor) as checkpoints:
+        if step is None:
+            step = checkpoints.best if generator.checkpoint(config) == "best" else checkpoints.latest
+        if step is None:
+            raise RunError(f"{folder} has no checkpoint yet. Let `train fit-generator --resume` finish it.")
+        if step and step not in checkpoints.steps:
+            kept = ", ".join(map(str, checkpoints.steps))
+            raise RunError(f"{folder} has no checkpoint of step {step}. It has those of {kept}.")
+        try:
+            state, history = checkpoints.restore(step or checkpoints.steps[0], state)
+        except CheckpointError as error:
+            raise RunError(
+                f"The checkpoint of step {error.step} in {folder} does not hold what {generator.name} is made of: "
+                f"{', '.join(error.missing)} is missing. Copy the whole folder again, or train a new run."
+            ) from None
+    model = nnx.merge(graph, state.scoring_params if step else drawn, state.rest)
+    model.eval()
+    weights = jax.tree.map(jnp.asarray, generator.fold(model, config))
+    return TrainedGenerator(
+        folder, generator, config, step, weights, provenance, tuple(history.get("figures", ())) if step else ()
+    )
