@@ -31,15 +31,16 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class ConvPart:
-    """A convolution with a bias."""
+    """A convolution, with a bias where ours has one."""
 
     key: str
 
     def published(self, leaves: Mapping[str, Shape]) -> dict[str, Shape]:
-        return {f"{self.key}.weight": _to_oihw(leaves["kernel"]), f"{self.key}.bias": leaves["bias"]}
+        return {f"{self.key}.weight": _to_oihw(leaves["kernel"])} | _bias(leaves, f"{self.key}.bias")
 
     def convert(self, read: Read, leaves: Mapping[str, Shape]) -> dict[str, np.ndarray]:
-        return {"kernel": read(f"{self.key}.weight").transpose(2, 3, 1, 0), "bias": read(f"{self.key}.bias")}
+        kernel = {"kernel": read(f"{self.key}.weight").transpose(2, 3, 1, 0)}
+        return kernel | ({"bias": read(f"{self.key}.bias")} if "bias" in leaves else {})
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class ConvNormPart:
 
     conv: str
     norm: str
+    epsilon: float = BATCH_NORM_EPSILON
 
     def published(self, leaves: Mapping[str, Shape]) -> dict[str, Shape]:
         of_norm = ("weight", "bias", "running_mean", "running_var")
@@ -59,30 +61,34 @@ class ConvNormPart:
         weight, shift, mean, variance = (
             read(f"{self.norm}.{name}").astype(np.float64) for name in ("weight", "bias", "running_mean", "running_var")
         )
-        scale = weight / np.sqrt(variance + BATCH_NORM_EPSILON)
+        scale = weight / np.sqrt(variance + self.epsilon)
         kernel = read(f"{self.conv}.weight").astype(np.float64).transpose(2, 3, 1, 0) * scale
         return {"kernel": kernel, "bias": shift - mean * scale}
 
 
 @dataclass(frozen=True)
 class LinearPart:
-    """A linear map; of several keys, the maps side by side (query, key and value)."""
+    """A linear map, with a bias where ours has one; of several keys, the maps side by side (query, key and value)."""
 
     keys: tuple[str, ...]
+    as_conv: bool = False  # the file has it as a convolution of 1 x 1
 
     def published(self, leaves: Mapping[str, Shape]) -> dict[str, Shape]:
         channels, features = leaves["kernel"]
         each = features // len(self.keys)
-        return {f"{key}.weight": (each, channels) for key in self.keys} | {f"{key}.bias": (each,) for key in self.keys}
+        weight = (each, channels, 1, 1) if self.as_conv else (each, channels)
+        biases = {f"{key}.bias": (each,) for key in self.keys} if "bias" in leaves else {}
+        return {f"{key}.weight": weight for key in self.keys} | biases
 
     def convert(self, read: Read, leaves: Mapping[str, Shape]) -> dict[str, np.ndarray]:
         weight = np.concatenate([read(f"{key}.weight") for key in self.keys])
-        return {"kernel": weight.T, "bias": np.concatenate([read(f"{key}.bias") for key in self.keys])}
+        kernel = {"kernel": (weight[:, :, 0, 0] if self.as_conv else weight).T}
+        return kernel | ({"bias": np.concatenate([read(f"{k}.bias") for k in self.keys])} if "bias" in leaves else {})
 
 
 @dataclass(frozen=True)
 class NormPart:
-    """Layer norm."""
+    """Layer norm or group norm."""
 
     key: str
 
@@ -138,6 +144,32 @@ class Layout:
 
     def ignores(self, key: str) -> bool:
         return re.fullmatch(self.unused, key) is not None
+
+
+def parts_of(leaves: Mapping[str, Shape], key_of: Callable[[str], str], as_conv: str = "") -> dict[str, Part]:
+    """A part for every layer of a network, by what the layer holds.
+
+    Args:
+        leaves: dotted path -> shape of every array of the network.
+        key_of: dotted path of a layer, or of an array that is no layer's -> its name in the file.
+        as_conv: pattern of the paths of linear maps that the file has as convolutions.
+    """
+    parts: dict[str, Part] = {}
+    for leaf, shape in leaves.items():
+        path, _, name = leaf.rpartition(".")
+        if name == "kernel" and len(shape) == 4:
+            parts[path] = ConvPart(key_of(path))
+        elif name == "kernel":
+            parts[path] = LinearPart((key_of(path),), as_conv=re.fullmatch(as_conv, path) is not None)
+        elif name == "scale":
+            parts[path] = NormPart(key_of(path))
+        elif name != "bias":
+            parts[leaf] = ArrayPart(key_of(leaf))
+    return parts
+
+
+def _bias(leaves: Mapping[str, Shape], key: str) -> dict[str, Shape]:
+    return {key: leaves["bias"]} if "bias" in leaves else {}
 
 
 def _below(path: str, leaves: Mapping[str, Shape]) -> dict[str, Shape]:

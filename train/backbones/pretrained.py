@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, UInt8
 from train.backbones.backbone import Backbone, HubFile, abstract, dotted, leaf_shapes
 from train.backbones.errors import WeightsError
 from train.backbones.layout import Layout, Shape
-from train.backbones.position import PositionPart
+from train.backbones.matching import closest, converted, described, filled, misfit, not_finite
 from train.backbones.registry import BACKBONES
 from train.backbones.weight_file import WeightFile, open_weights
 from train.durable import write_file
@@ -28,6 +28,7 @@ __all__ = [
     "cache_folder",
     "features",
     "find_weights",
+    "identified",
     "load_pretrained",
     "random_weights",
     "restore_backbone",
@@ -98,12 +99,10 @@ def load_pretrained(backbone: Backbone, path: Path, image_size: int) -> nnx.Modu
     file = open_weights(path)
     leaves = leaf_shapes(backbone, image_size)
     layout = _matching_layout(backbone, file, leaves)
-    names = {layout.plain(key): key for key in file.shapes}
-    arrays = layout.convert(lambda key: file.read(names[key]), leaves)
-    for leaf, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise WeightsError(f"{path}: {leaf} of {backbone.name} has values that are not finite. {_bring(backbone)}")
-    return _filled(backbone, image_size, arrays)
+    arrays = converted(layout, file, leaves)
+    if (leaf := not_finite(arrays)) is not None:
+        raise WeightsError(f"{path}: {leaf} of {backbone.name} has values that are not finite. {_bring(backbone)}")
+    return filled(abstract(backbone, image_size), arrays)
 
 
 def random_weights(backbone: Backbone, image_size: int, seed: int) -> nnx.Module:
@@ -134,10 +133,10 @@ def restore_backbone(backbone: Backbone, path: Path, image_size: int) -> nnx.Mod
         wrong = sorted(set(file.shapes.items()) ^ set(leaves.items()))[0][0]
         raise WeightsError(
             f"{path} does not hold {backbone.name} for image_size {image_size}: {wrong} is "
-            f"{_shape(file.shapes.get(wrong))} there and {_shape(leaves.get(wrong))} in {backbone.name}. Give the "
-            "backbone and image_size of the run that wrote it."
+            f"{described(file.shapes.get(wrong))} there and {described(leaves.get(wrong))} in {backbone.name}. "
+            "Give the backbone and image_size of the run that wrote it."
         )
-    return _filled(backbone, image_size, {key: file.read(key) for key in leaves})
+    return filled(abstract(backbone, image_size), {key: file.read(key) for key in leaves})
 
 
 def features(
@@ -147,12 +146,6 @@ def features(
     mean, std = (jnp.array(v, jnp.float32) for v in (backbone.normalisation.mean, backbone.normalisation.std))
     network = cast(Callable[[Array], tuple[Array, ...]], module)
     return network((images.astype(jnp.float32) / 255 - mean) / std)
-
-
-def _filled(backbone: Backbone, image_size: int, arrays: Mapping[str, np.ndarray]) -> nnx.Module:
-    graph, state = nnx.split(abstract(backbone, image_size))
-    flat = [(p, leaf.replace(jnp.asarray(arrays[dotted(p)], jnp.float32))) for p, leaf in nnx.to_flat_state(state)]
-    return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
 def _check_size(backbone: Backbone, image_size: int) -> None:
@@ -173,13 +166,9 @@ def _matching_layout(backbone: Backbone, file: WeightFile, leaves: Mapping[str, 
     if not backbone.layouts:
         raise WeightsError(f"{backbone.name} has no published weights; its weights are drawn from the seed.")
 
-    def fit(layout: Layout) -> int:
-        found = {layout.plain(key) for key in file.shapes}
-        return sum(key in found for key in layout.published(leaves)) - sum(not layout.ignores(key) for key in found)
-
-    layout = max(backbone.layouts, key=fit)
-    if problem := _misfit(layout, file, layout.published(leaves)):
-        other = _identified(file)
+    layout = closest(backbone.layouts, file, leaves)
+    if problem := misfit(layout, file, layout.published(leaves)):
+        other = identified(file)
         if other is not None and other.name != backbone.name:
             raise WeightsError(
                 f"{file.path} looks like {other.name}, not {backbone.name}. Set backbone={other.name}, or bring the "
@@ -189,30 +178,11 @@ def _matching_layout(backbone: Backbone, file: WeightFile, leaves: Mapping[str, 
     return layout
 
 
-def _misfit(layout: Layout, file: WeightFile, needed: Mapping[str, Shape]) -> str:
-    """What keeps a file from being of this layout; empty if nothing does."""
-    found = {layout.plain(key): shape for key, shape in file.shapes.items()}
-    missing = [key for key in needed if key not in found]
-    extra = [key for key in found if key not in needed and not layout.ignores(key)]
-    wrong = [key for key, shape in needed.items() if key in found and found[key] != shape]
-    if missing and len(missing) > len(needed) / 2:
-        return f"{missing[0]} and {len(missing) - 1} more of its {len(needed)} tensors are not in it"
-    if wrong:
-        key = wrong[0]
-        part = layout.parts.get("position")
-        if isinstance(part, PositionPart) and part.key == key and len(found[key]) == 3:
-            return part.misfit(found[key])
-        return f"{key} is {_shape(found[key])} in the file and {_shape(needed[key])} in the network"
-    if missing:
-        return f"{_first(missing)} not in it"
-    return f"{_first(extra)} in it, but not in the network" if extra else ""
-
-
-def _identified(file: WeightFile) -> Backbone | None:
+def identified(file: WeightFile) -> Backbone | None:
     """The backbone whose published file this could be."""
     for backbone in BACKBONES.values():
         for layout in backbone.layouts:
-            if not _misfit(layout, file, layout.published(backbone.published_leaves)):
+            if not misfit(layout, file, layout.published(backbone.published_leaves)):
                 return backbone
     return None
 
@@ -223,11 +193,3 @@ def _bring(backbone: Backbone) -> str:
     if backbone.hub is None:
         return f"Bring a file of its published weights and {there}."
     return f"Bring {backbone.hub.name} of {backbone.hub.repository} on the Hugging Face hub: {there}."
-
-
-def _first(keys: list[str]) -> str:
-    return f"{keys[0]} is" if len(keys) == 1 else f"{keys[0]} and {len(keys) - 1} more are"
-
-
-def _shape(shape: Shape | None) -> str:
-    return "missing" if shape is None else " x ".join(map(str, shape)) if shape else "one number"
