@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from train.data.look import Look, look_at
-from train.data.samples import Dataset, shown
+from train.data.samples import Dataset, Sample, shown
 
 FEWEST_GOOD = 8  # below it the held-out fifth is a single image, and a threshold fitted on one image says nothing
 FEW_GOOD = 50  # below it fewer than ten are held out, and the threshold can't promise even one false reject in ten
@@ -48,7 +48,18 @@ def check(dataset: Dataset, *, progress: Callable[[int, int], None] | None = Non
 
     `progress(done, total)` is called from this thread after each image. Never raises for what the files hold.
     """
-    samples = dataset.train + dataset.test
+    looks = look_at_all(dataset.train + dataset.test, progress)
+    good = [look for look in looks if not look.problem]
+    findings = [
+        *what_files_say(dataset, looks),
+        *_too_few(dataset, good),
+        *_outliers(good),
+    ]
+    return in_order(findings)
+
+
+def look_at_all(samples: Sequence[Sample], progress: Callable[[int, int], None] | None = None) -> list[Look]:
+    """Every image and mask decoded once, on a few threads."""
     looks = []
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         try:
@@ -59,19 +70,25 @@ def check(dataset: Dataset, *, progress: Callable[[int, int], None] | None = Non
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    return looks
+
+
+def what_files_say(dataset: Dataset, looks: list[Look]) -> Iterator[Finding]:
+    """What is wrong with files whatever they are for: detectors and generators alike."""
     good = [look for look in looks if not look.problem]
-    findings = [
-        *_unreadable(looks),
-        *_masks(dataset, good),
-        *_same_picture(good),
-        *_too_few(dataset, good),
-        *_turned(good),
-        *_blank(good),
-        *_sizes(good),
-        *_colours(good),
-        *_outliers(good),
-        *(Finding("warning", skipped.path, skipped.message, "skipped") for skipped in dataset.skipped),
-    ]
+    yield from _unreadable(looks)
+    yield from _masks(dataset, good)
+    yield from _same_picture(good)
+    yield from _turned(good)
+    yield from _blank(good)
+    yield from _sizes(good)
+    yield from _colours(good)
+    for skipped in dataset.skipped:
+        yield Finding("warning", skipped.path, skipped.message, "skipped")
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Errors first, then by path."""
     return sorted(findings, key=lambda finding: (finding.severity != "error", os.fspath(finding.path)))
 
 

@@ -72,9 +72,8 @@ def shows(element: ElementTree.Element, where: str) -> tuple[str, ...]:
         )
     categories = tuple(sorted(CATEGORIES[tag] for tag, mark in marks.items() if tag in CATEGORIES and mark == "1"))
     if bool(categories) == (marks[NORMAL] == "1"):
-        raise DataError(
-            f"{where} is marked {'both background and' if categories else 'neither background nor'} defect."
-        )
+        found = "background and defective at once" if categories else "neither background nor any defect"
+        raise DataError(f"{where} is marked as {found}. Correct the 0 and 1 there.")
     return categories
 
 

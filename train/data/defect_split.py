@@ -1,4 +1,4 @@
-"""Which images a generator was trained on, as its run keeps it (split.json), and how others are told apart from them."""
+"""Which images a generator was trained on, as its run keeps it (split.json), and how they are known again."""
 
 from __future__ import annotations
 

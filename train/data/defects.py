@@ -44,9 +44,7 @@ def open_defects(folder: Path, *, defects_per_type: int | None = None, seed: int
             "of their kind: test/scratch/ beside train/good/, or train/scratch/."
         )
     if defects_per_type is not None and not for_detectors:
-        raise DataError(
-            f"{shown(folder)} says itself which images are trained on, so defects_per_type has no meaning. Leave it out."
-        )
+        raise DataError(f"{shown(folder)} says itself which images are trained on. Leave defects_per_type out.")
     return opened
 
 

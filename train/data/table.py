@@ -67,8 +67,11 @@ def open_table(path: Path) -> Dataset:
     return make_dataset(path.parent, "csv", samples, skipped)
 
 
-def read_rows(path: Path, required: Sequence[str] = REQUIRED) -> list[dict[str, str]]:
-    """One dict per line, keyed by column in lower case, with label, split and every path proven to make sense."""
+def read_rows(path: Path, required: Sequence[str] = REQUIRED, *, repeated: bool = False) -> list[dict[str, str]]:
+    """One dict per line, keyed by column in lower case, with label, split and every path proven to make sense.
+
+    `required` columns may not be empty; the first names the image, once unless `repeated`.
+    """
     text = _text(path)
     header = _header(text)
     for column in required:
@@ -87,9 +90,11 @@ def read_rows(path: Path, required: Sequence[str] = REQUIRED) -> list[dict[str, 
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 row = _row(path, reader.line_num, header, cells, required)
-                if (earlier := lines_of.setdefault(row["path"], reader.line_num)) != reader.line_num:
+                image = row[required[0]]
+                earlier = lines_of.setdefault(image, reader.line_num)
+                if earlier != reader.line_num and not repeated:
                     raise _error(
-                        path, reader.line_num, f"{shown(row['path'])} is listed in line {earlier} already. Delete one."
+                        path, reader.line_num, f"{shown(image)} is listed in line {earlier} already. Delete one."
                     )
                 rows.append(row)
     except csv.Error as error:
