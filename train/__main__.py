@@ -133,6 +133,42 @@ def table(
             raise typer.Exit(1)
 
 
+@app.command(epilog="Example: python -m train compare leather/test synthetic/test --features resnet18.safetensors")
+def compare(
+    real: Annotated[Path, typer.Argument(help="Folder of real images.", show_default=False)],
+    generated: Annotated[Path, typer.Argument(help="Folder of generated ones.", show_default=False)],
+    features: Annotated[
+        str,
+        typer.Option(
+            "--features",
+            metavar="FILE|NAME",
+            help="Weights of the network that compares, or its name. FID takes pt_inception-2015-12-05-6726825d.pth.",
+            show_default=False,
+        ),
+    ],
+    size: Annotated[
+        int | None, typer.Option(help="Side to which both are scaled first; the generated images' own by default.")
+    ] = None,
+    splits: Annotated[int, typer.Option(help="Random halves of the real images, for the floor.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the halves and subsets.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """How near generated images are to real ones, beside how near real ones are to each other; per class, diversity.
+
+    A class is a folder's name. Masks below ground_truth/ are left out.
+    """
+    with _said_plainly():
+        from train.quality.command import compare_folders
+        from train.quality.wording import sentences
+
+        comparison = compare_folders(real, generated, features, size=size, splits=splits, seed=seed)
+        if as_json:
+            _print_json(comparison.as_json())
+        else:
+            for line in sentences(comparison):
+                typer.echo(line)
+
+
 @app.command(epilog="Example: python -m train unpack cifar10 cifar-10-batches-bin --out cifar10")
 def unpack(
     benchmark: Annotated[str, typer.Argument(help="cifar10 or mnist", show_default=False)],

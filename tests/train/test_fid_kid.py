@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from train.metrics.diversity import mean_pairwise, mean_within_clusters, nearest, perceptual_distance, unit_length
+from train.metrics.diversity import embedding, mean_of_pairs, mean_within_clusters, nearest, squared_distances
 from train.metrics.fid import Moments, frechet_distance, moments
 from train.metrics.kid import kernel_distance, squared_mmd
 
@@ -71,17 +71,15 @@ def test_sets_that_are_no_sets():
 def test_perceptual_distance_is_that_of_directions_and_counts_every_place_once():
     a = np.array([[[[3.0, 0.0], [0.0, 2.0]]]])  # one image of 1 x 2 places
     b = np.array([[[[1.0, 0.0], [5.0, 0.0]]]])  # the same direction, a perpendicular one
-    one = perceptual_distance([unit_length(a)], [unit_length(b)])
-    np.testing.assert_allclose(one, [(0 + 2) / 2])
-    two = perceptual_distance([unit_length(a), unit_length(a)], [unit_length(b), unit_length(b)])
-    np.testing.assert_allclose(two, 2 * one)
+    np.testing.assert_allclose(squared_distances(embedding([a]), embedding([b])), [[(0 + 2) / 2]], atol=1e-9)
+    np.testing.assert_allclose(squared_distances(embedding([a, a]), embedding([b, b])), [[2.0]], atol=1e-9)
 
 
 def test_a_generator_that_repeats_its_training_images_has_no_diversity_within_clusters():
-    points = np.array([0.0, 0.0, 0.0, 10.0, 10.0, 10.0])  # two real images, at 0 and at 10, each drawn three times
-    between = np.abs(points[:, None] - points[None])
-    cluster = nearest(np.abs(points[:, None] - np.array([0.0, 10.0])[None]))
-    assert mean_pairwise(lambda i, j: between[i, j], 6, pairs=100).mean == pytest.approx(6.0)  # 9 of 15 pairs are 10
+    points = np.array([[0.0], [0.0], [0.0], [10.0], [10.0], [10.0]])  # two real images, at 0 and 10, each drawn thrice
+    between = squared_distances(points, points)
+    cluster = nearest(squared_distances(points, np.array([[0.0], [10.0]])))
+    assert mean_of_pairs(between).mean == pytest.approx(60.0)  # 9 of 15 pairs are at 100
     assert mean_within_clusters(between, cluster).mean == 0
     assert mean_within_clusters(between, np.arange(6)) is None
-    assert mean_pairwise(lambda i, j: between[i, j], 1, pairs=100) is None
+    assert mean_of_pairs(between[:1, :1]) is None

@@ -1,0 +1,1 @@
+"""How near generated images come to real ones, and how different they are from each other."""
