@@ -1,0 +1,67 @@
+"""Trimap embedding and trimap encoder: where the defect goes, told to the denoiser through 13 maps.
+
+Sheet: "Architecture" 4 and 5; the encoder is what ControlNet (Zhang et al. 2023, arXiv:2302.05543) adds to a U-Net.
+Shape letters: n images, y x x pixels, h x w latent cells, c channels.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from train.generators.adabldm.residual import conv1, conv3
+from train.generators.adabldm.unet import Context, Control, Denoiser, Latent, Step, UNetEncoder, UNetSpec
+
+DEFECT, FOREGROUND, BACKGROUND = 1.0, 0.5, 0.0  # the values of a trimap
+
+
+@dataclass(frozen=True)
+class TrimapSpec:
+    """Channels of the embedding's convolutions; every step from one to the next halves the map."""
+
+    widths: tuple[int, ...] = (16, 32, 96, 256)
+
+
+class TrimapEmbedding(nnx.Module):
+    """zeta: a trimap of the image's size -> a map of the latent's size, at first 0 everywhere."""
+
+    def __init__(self, spec: TrimapSpec, width: int, *, rngs: nnx.Rngs):
+        first, last = spec.widths[0], spec.widths[-1]
+        convs = [conv3(3, first, rngs=rngs)]
+        for channels, features in pairwise(spec.widths):
+            convs.append(conv3(channels, channels, rngs=rngs))
+            convs.append(conv3(channels, features, stride=2, rngs=rngs))
+        self.convs = nnx.List(convs)
+        self.conv_out = conv3(last, width, zero=True, rngs=rngs)
+
+    def __call__(self, trimap: Float[Array, "n y x"]) -> Float[Array, "n h w c"]:
+        x = jnp.repeat(trimap[..., None], 3, axis=-1)
+        for conv in self.convs:
+            x = nnx.silu(conv(x))
+        return self.conv_out(x)
+
+
+class TrimapEncoder(nnx.Module):
+    """epsilon-hat_tri: the denoiser's way down and middle once more, each map sent on through 1 x 1 of zeros.
+
+    A fresh one changes nothing of what the denoiser says; training starts from there.
+    """
+
+    def __init__(self, spec: UNetSpec, trimap: TrimapSpec, *, rngs: nnx.Rngs):
+        self.embedding = TrimapEmbedding(trimap, spec.width, rngs=rngs)
+        self.encoder = UNetEncoder(spec, rngs=rngs)
+        self.zero_skips = nnx.List([conv1(width, width, zero=True, rngs=rngs) for width in spec.skip_widths])
+        self.zero_middle = conv1(spec.level_widths[-1], spec.level_widths[-1], zero=True, rngs=rngs)
+
+    def __call__(self, latent: Latent, trimap: Float[Array, "n y x"], step: Step, empty: Context) -> Control:
+        """`empty` is the context of the empty prompt, whatever the denoiser is told (sheet: "Architecture" 5)."""
+        encoded = self.encoder(latent, step, empty, self.embedding(trimap))
+        skips = tuple(zero(skip) for zero, skip in zip(self.zero_skips, encoded.skips, strict=True))
+        return Control(skips, self.zero_middle(encoded.middle))
+
+    def start_from(self, denoiser: Denoiser) -> None:
+        """Takes the denoiser's way down and middle as its own, in place; the arrays are not shared."""
+        state = nnx.state(denoiser.encoder)
+        nnx.update(self.encoder, nnx.map_state(lambda _, leaf: leaf.replace(jnp.copy(leaf[...])), state))
