@@ -17,7 +17,7 @@ from train.data.defect_tests import open_defect_tests
 from train.data.ksdd2 import holds_pairs
 from train.data.samples import DataError, shown
 
-__all__ = ["DefectSample", "DefectSet", "digest", "open_defects", "split_json"]
+__all__ = ["DefectSample", "DefectSet", "digest", "open_defects", "open_labelled", "split_json"]
 
 
 def open_defects(folder: Path, *, defects_per_type: int | None = None, seed: int = 0) -> DefectSet:
@@ -32,12 +32,7 @@ def open_defects(folder: Path, *, defects_per_type: int | None = None, seed: int
         raise DataError(
             f"defects_per_type is {defects_per_type}. Give 1 or more, or leave it out for half of each type."
         )
-    try:
-        opened, for_detectors = _open(folder, defects_per_type, seed)
-    except OSError as error:
-        raise DataError(
-            f"{shown(error.filename or folder)} can't be read ({error.strerror}). Check that it exists and may be read."
-        ) from error
+    opened, for_detectors = _opened(folder, defects_per_type, seed)
     if not opened.categories:
         raise DataError(
             f"{shown(folder)} holds no defect, so there is nothing to learn to draw. Put defective images in a folder "
@@ -46,6 +41,23 @@ def open_defects(folder: Path, *, defects_per_type: int | None = None, seed: int
     if defects_per_type is not None and not for_detectors:
         raise DataError(f"{shown(folder)} says itself which images are trained on. Leave defects_per_type out.")
     return opened
+
+
+def open_labelled(folder: Path) -> DefectSet:
+    """The same for a folder that need not hold defects: good images only will do, of one side, train.
+
+    Raises DataError as `open_defects` does.
+    """
+    return _opened(folder, None, 0)[0]
+
+
+def _opened(folder: Path, defects_per_type: int | None, seed: int) -> tuple[DefectSet, bool]:
+    try:
+        return _open(folder, defects_per_type, seed)
+    except OSError as error:
+        raise DataError(
+            f"{shown(error.filename or folder)} can't be read ({error.strerror}). Check that it exists and may be read."
+        ) from error
 
 
 def _open(folder: Path, defects_per_type: int | None, seed: int) -> tuple[DefectSet, bool]:
@@ -72,13 +84,9 @@ def _open(folder: Path, defects_per_type: int | None, seed: int) -> tuple[Defect
         return open_defect_table(tables[0]), False
     if walk.child(folder, "bad") and any(map(is_normal, classes)):
         return open_defect_tests(folder, defects_per_type=defects_per_type, seed=seed), True
-    if len(classes) > 1:
+    if len([child for child in classes if next(iter(walk.images(child)), None)]) > 1:
         return open_flat_classes(folder), False
-    raise DataError(
-        f"{shown(folder)} holds {walk.listed(child.name for child in classes) or 'no folders'}. A generator needs "
-        "normal images and defects by their kind: train/good and train/scratch, train/good and test/scratch, good/ and "
-        "scratch/, or a .csv table."
-    )
+    return open_defect_tests(folder, defects_per_type=defects_per_type, seed=seed), True  # good images only
 
 
 def _has_good_only(train: Path) -> bool:

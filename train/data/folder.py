@@ -27,8 +27,10 @@ from train.data.samples import (
     shown,
     split_by_content,
 )
+from train.data.synthetic import BESIDE, is_synthetic
 from train.data.table import is_table, open_table
 
+MASKS = "ground_truth"
 UNCERTAIN = "uncertain"  # beside good/: frames that the line's agent kept for a person to judge
 
 __all__ = ["DataError", "Dataset", "Sample", "Skipped", "digest", "open_dataset"]
@@ -62,7 +64,7 @@ def open_dataset(folder: Path) -> Dataset:
             return open_table(tables[0])
         if train and holds_pairs(train):
             return open_ksdd2(folder, train)
-        if train:
+        if train or is_synthetic(folder):
             return _open_mvtec(folder, train)
         if good:
             return _open_good_bad(folder, good)
@@ -73,8 +75,14 @@ def open_dataset(folder: Path) -> Dataset:
         ) from error
 
 
-def _open_mvtec(folder: Path, train: Path) -> Dataset:
-    """MVTec AD, or BTAD, which differs by its words: ok for good, and ko for the one type of defect."""
+def _open_mvtec(folder: Path, train: Path | None) -> Dataset:
+    """MVTec AD, or BTAD, which differs by its words: ok for good, and ko for the one type of defect.
+
+    What `train synthesize` wrote may lack train/, where it started from test images only.
+    """
+    if train is None:
+        samples, skipped = _test_of_mvtec(folder, GOOD)
+        return make_dataset(folder, "mvtec", samples, skipped)
     good, ok = walk.child(train, GOOD), walk.child(train, OK)
     if good and ok:
         raise DataError(
@@ -94,27 +102,34 @@ def _open_mvtec(folder: Path, train: Path) -> Dataset:
     skipped = walk.unused(others, f"a detector learns from train/{word} only")
     skipped += walk.loose(train, f"in train/{word}")
 
-    test, ground_truth = walk.child(folder, "test"), walk.child(folder, "ground_truth")
-    tests: list[Sample] = []
-    if test:
-        other = OK if word == GOOD else GOOD
-        if wrong := walk.child(test, other):  # as a type of defect it would turn every figure round
-            raise DataError(
-                f"{shown(wrong)} can't be told good or defective, for good parts are called {word} in {shown(train)}. "
-                f"Rename it to {word}, or to its type of defect."
-            )
-        images = {label_folder: walk.images(label_folder) for label_folder in walk.subfolders(test)}
-        masks, orphans = match_masks(test, [path for paths in images.values() for path in paths], ground_truth)
-        for label_folder, paths in images.items():
-            label = GOOD if label_folder.name.lower() == word else label_folder.name
-            tests += [Sample(path, "test", label, masks.get(path)) for path in paths]
-        skipped += walk.loose(test, f"in test/{word} or in test/<type of defect>") + orphans
-    elif ground_truth:
-        skipped += match_masks(folder, [], ground_truth)[1]
-    others = [path for path in walk.holding_images(folder) if path not in (train, test, ground_truth)]
-    skipped += walk.unused(others, "only train, test and ground_truth are")
+    tests, unplaced = _test_of_mvtec(folder, word)
+    skipped += unplaced
+    beside = [path for path in walk.holding_images(folder) if path.name.lower() not in ("train", "test", MASKS)]
+    if is_synthetic(folder):
+        beside = [path for path in beside if path.name not in BESIDE]
+    skipped += walk.unused(beside, "only train, test and ground_truth are")
     skipped += walk.loose(folder, f"in train/{word} or under test")
     return make_dataset(folder, "btad" if ok else "mvtec", samples + tests, skipped)
+
+
+def _test_of_mvtec(folder: Path, word: str) -> tuple[list[Sample], list[Skipped]]:
+    """The images under test/; `word` is what good parts are called."""
+    test, ground_truth = walk.child(folder, "test"), walk.child(folder, MASKS)
+    if test is None:
+        return [], match_masks(folder, [], ground_truth)[1]
+    other = OK if word == GOOD else GOOD
+    if wrong := walk.child(test, other):  # as a type of defect it would turn every figure round
+        raise DataError(
+            f"{shown(wrong)} can't be told good or defective, for good parts are called {word} in "
+            f"{shown(folder / 'train')}. Rename it to {word}, or to its type of defect."
+        )
+    images = {label_folder: walk.images(label_folder) for label_folder in walk.subfolders(test)}
+    masks, orphans = match_masks(test, [path for paths in images.values() for path in paths], ground_truth)
+    tests = []
+    for label_folder, paths in images.items():
+        label = GOOD if label_folder.name.lower() == word else label_folder.name
+        tests += [Sample(path, "test", label, masks.get(path)) for path in paths]
+    return tests, walk.loose(test, f"in test/{word} or in test/<type of defect>") + orphans
 
 
 def _open_good_bad(folder: Path, good: Path) -> Dataset:

@@ -1,0 +1,75 @@
+"""A trained generator, run by JAX, as a job sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from edge_agent.preprocess import Preprocessing
+from train.config import config_digest
+from train.generators.run import TrainedGenerator
+from train.provenance import versions
+from train.synthesis.control_map import control_maps
+from train.synthesis.task import Images, Masks, Regions, Task
+
+BATCH = 8
+
+
+@jax.jit
+def _keys(seed: Array, indices: Array) -> PRNGKeyArray:
+    keys: PRNGKeyArray = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(seed), index))(indices)
+    return keys
+
+
+def keys_of(tasks: Sequence[Task]) -> PRNGKeyArray:
+    """One per image, of its seed and index alone."""
+    keys: PRNGKeyArray = _keys(
+        jnp.asarray(tasks[0].seed, jnp.uint32), jnp.asarray([task.index for task in tasks], jnp.uint32)
+    )
+    return keys
+
+
+def identity_of(run: TrainedGenerator, engine: str) -> dict[str, Any]:
+    """For provenance: which weights, under which settings, run by what."""
+    used = ("python", "jax", "jaxlib", "numpy", "opencv-python-headless", "faultline")
+    return {
+        "system": run.system,
+        "product": run.product,
+        "step": run.step,
+        "config_digest": config_digest(run.config),
+        "weights_digest": run.weights_digest,
+        "data_digest": run.provenance.get("data_digest"),
+        "engine": engine,
+        "versions": {name: version for name, version in versions().items() if name in used},
+    }
+
+
+class JaxPainter:
+    """Implements `task.Painter`."""
+
+    def __init__(self, run: TrainedGenerator, *, batch: int = BATCH):
+        self.run = run
+        self.batch = batch
+        self.identity: Mapping[str, Any] = identity_of(run, f"jax on {jax.default_backend()}")
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return self.run.categories
+
+    @property
+    def exclusive(self) -> bool:
+        return bool(self.run.config.exclusive)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.run.preprocessing
+
+    def paint(self, images: Images, regions: Regions, tasks: Sequence[Task]) -> tuple[Images, Masks]:
+        control = control_maps(regions, tasks, self.categories)
+        strength = np.array([task.strength for task in tasks], np.float32)
+        return self.run.paint_batch(images, control, keys_of(tasks), strength)
