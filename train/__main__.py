@@ -12,6 +12,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from train.synthesis import options
+
 app = typer.Typer(
     help="Learn from good parts on the server.",
     no_args_is_help=True,
@@ -167,6 +169,83 @@ def compare(
         else:
             for line in sentences(comparison):
                 typer.echo(line)
+
+
+@app.command(epilog="Example: python -m train synthesize runs/bottle --data bottle --out drawn --count 200")
+def synthesize(
+    run: options.Run,
+    data: options.Backgrounds,
+    out: options.Out,
+    count: options.Count = None,
+    category: options.Category = [],  # noqa: B006
+    region: options.Where = "anywhere",
+    confine: options.Confine = False,
+    strength: options.Strength = 1.0,
+    seed: options.Seed = 0,
+    restore: options.Restore = False,
+    split: options.Split = "train",
+    mask_threshold: options.Threshold = 0.5,
+    shard: options.Shard = "1/1",
+    engine: options.Engine = "jax",
+    as_json: AsJson = False,
+) -> None:
+    """Draw defects on normal images, or take them away: images, masks, and where each comes from (docs/synthesis.md).
+
+    Started again, it goes on. The same words give the same files, byte for byte, whatever the parts.
+    """
+    with _said_plainly("Stopped. What is written is whole; the same command goes on."):
+        if engine != "jax":  # engines are the export's: the same words go there
+            os.execv(sys.executable, [sys.executable, "-m", "export", *sys.argv[1:]])
+        from train.generators.run import open_generator
+        from train.synthesis.command import as_json as summary_as_json
+        from train.synthesis.command import conclude, run_job
+        from train.synthesis.jax_painter import JaxPainter
+
+        summary = run_job(
+            JaxPainter(open_generator(run)),
+            run,
+            data,
+            out,
+            count=count,
+            category=category,
+            region=region,
+            strength=strength,
+            seed=seed,
+            restore=restore,
+            split=split,
+            threshold=mask_threshold,
+            confine=confine,
+            shard=shard,
+            say=_say,
+        )
+        if as_json:
+            _print_json(summary_as_json(summary, out))
+        if not conclude(summary, out, restored=restore, say=_say):
+            raise typer.Exit(1)
+
+
+@app.command(epilog="Example: python -m train crop-normal bridge/images --out patches/train/good --count 5000")
+def crop_normal(
+    images: Annotated[Path, typer.Argument(help="Folder of full-size images.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="The folder for the patches.", show_default=False)],
+    count: Annotated[int, typer.Option("--count", help="Patches in all, as many of each image.", show_default=False)],
+    size: Annotated[int, typer.Option("--size", help="Side of a patch in pixels.")] = 128,
+    boxes: Annotated[
+        Path | None,
+        typer.Option("--boxes", help="Of the defects, to be avoided: a folder of VOC .xml files, or a .csv table."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Other places.")] = 0,
+) -> None:
+    """Crop normal patches from full-size images, away from the boxes of their defects."""
+    with _said_plainly("Stopped. What is written is whole; the same command goes on."):
+        from train.data.normal_patches import crop_normal as crop
+        from train.progress import Work
+
+        with Work("cropping", count) as work:
+            written = crop(images, out, size=size, count=count, boxes=boxes, seed=seed, progress=work.reached)
+        _say(
+            f"Cropped: {written} patches in {out}" + (f"; no more than that fit, of {count}" if written < count else "")
+        )
 
 
 @app.command(epilog="Example: python -m train unpack cifar10 cifar-10-batches-bin --out cifar10")

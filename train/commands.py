@@ -22,6 +22,7 @@ from train.fit_threshold import ThresholdError, Thresholds
 from train.progress import Work
 from train.report import write_report
 from train.run import RunError, TrainedRun, about, held_out_with_stains, thresholds_of
+from train.synthesis.errors import SynthesisError
 
 Say = Callable[[str], None]
 
@@ -99,7 +100,7 @@ def explain(error: Exception) -> tuple[str, int] | None:
     """Sentence and exit code: 2, the user's input is wrong; 1, the work failed. None: a fault of this program."""
     if isinstance(error, ConfigError | DataError | ImageError | RunError | WeightsError):
         return str(error), 2
-    if isinstance(error, TrainingDiverged | EvaluationError | ThresholdError):
+    if isinstance(error, TrainingDiverged | EvaluationError | ThresholdError | SynthesisError):
         return str(error), 1
     if isinstance(error, OSError):
         return f"{error.filename or 'A file'} can't be used: {error.strerror or error}.", 1
