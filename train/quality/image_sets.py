@@ -13,7 +13,8 @@ from train.data.batches import load_images
 from train.data.samples import DataError, shown
 from train.progress import Work
 
-NOT_IMAGES = frozenset({"ground_truth", "masks", "soft_masks", "normal_images", "restored"})  # beside generated images
+NOT_IMAGES = frozenset({"ground_truth", "soft_masks", "regions"})  # masks beside images; train/synthesis writes them
+SYNTHESIS, BACKGROUNDS = "synthesis.json", ("train", "good")  # of a folder that `synthesize` wrote
 NO_CLASS = ""
 
 
@@ -33,7 +34,7 @@ class ImageSet:
 
 
 def open_image_set(folder: Path) -> ImageSet:
-    """All images below the folder but masks. No image is decoded.
+    """All images below the folder but masks, and but the real ones that a synthesis painted on. None is decoded.
 
     Raises:
         DataError: it is not there or holds none.
@@ -42,9 +43,11 @@ def open_image_set(folder: Path) -> ImageSet:
         found = "is a file" if folder.is_file() else "does not exist"
         raise DataError(f"{shown(folder)} {found}. Name a folder of images.{walk.near_miss(folder)}")
     by_class: dict[str, list[Path]] = {}
+    restored = (folder / "soft_masks" / "good").is_dir()
+    left_out = BACKGROUNDS if (folder / SYNTHESIS).exists() and not restored else None
     for path in walk.images(folder):
         above = path.relative_to(folder).parts[:-1]
-        if not NOT_IMAGES.intersection(above):
+        if not NOT_IMAGES.intersection(above) and above != left_out:
             by_class.setdefault(above[-1] if above else NO_CLASS, []).append(path)
     if not by_class:
         raise DataError(f"{shown(folder)} holds no image. Name a folder of {walk.READABLE} files.")
