@@ -4,12 +4,14 @@ Shape letters: n images, s side of the model's images in pixels, k control chann
 order of `config.categories`, and a last one that asks for a normal part.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
+from train.data.defects import DefectSample
+from train.epochs import Material
 from train.system import System
 
 Images = UInt8[Array, "n s s 3"]
@@ -28,9 +30,8 @@ class Painted(NamedTuple):
 class Generator(System):
     """One published method. Images are uint8 RGB at model size; normalisation is the generator's own."""
 
-    # (config, set of defects) -> the config with what the data decides: its categories and whether they exclude each
-    # other
-    resolve: Callable[[Any, Any], Any]
+    # (config, normal samples, defective ones, normal ones that are never trained on) -> what training is fed
+    prepare: Callable[[Any, Sequence[DefectSample], Sequence[DefectSample], Sequence[DefectSample]], Material]
     # (model, config) -> weights of what paints (any tree of arrays)
     fold: Callable[[Any, Any], Any]
     # (one key per image, config) -> the noise that `paint` takes

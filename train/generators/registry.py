@@ -2,9 +2,10 @@
 
 import difflib
 
+from train.generators.defect_gan import DEFECT_GAN
 from train.generators.generator import Generator
 
-GENERATORS: dict[str, Generator] = {}
+GENERATORS: dict[str, Generator] = {generator.name: generator for generator in (DEFECT_GAN,)}
 
 
 def find_generator(name: str) -> Generator:

@@ -9,24 +9,23 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from train.generators.adabldm.residual import group_norm
+from train.generators.adabldm.layers import Draw, GroupNorm, LayerNorm, Linear
 
-LAYER_NORM_EPSILON = 1e-5
 GROUP_NORM_EPSILON = 1e-6  # of the norm before a transformer; that of a residual block is another
 
 
 class Attention(nnx.Module):
     """Each of t tokens becomes a mean of k values, weighted by how well query and key agree, head by head."""
 
-    def __init__(self, width: int, context: int, heads: int, *, bias: bool, rngs: nnx.Rngs):
+    def __init__(self, width: int, context: int, heads: int, *, bias: bool, rngs: Draw):
         """`bias`: of query, key and value; the last map always has one."""
         if width % heads:
             raise ValueError(f"Attention splits its channels among its heads, but {heads} do not divide {width}.")
         self.heads = heads
-        self.q = nnx.Linear(width, width, use_bias=bias, rngs=rngs)
-        self.k = nnx.Linear(context, width, use_bias=bias, rngs=rngs)
-        self.v = nnx.Linear(context, width, use_bias=bias, rngs=rngs)
-        self.out = nnx.Linear(width, width, rngs=rngs)
+        self.q = Linear(width, width, bias=bias, rngs=rngs)
+        self.k = Linear(context, width, bias=bias, rngs=rngs)
+        self.v = Linear(context, width, bias=bias, rngs=rngs)
+        self.out = Linear(width, width, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "n t c"], context: Float[Array, "n k d"], *, causal: bool = False
@@ -40,14 +39,14 @@ class Attention(nnx.Module):
 class TransformerBlock(nnx.Module):
     """Attention among the cells, attention to the prompt, two linear maps: each behind a norm and beside a shortcut."""
 
-    def __init__(self, width: int, context: int, heads: int, *, rngs: nnx.Rngs):
-        self.norm1 = layer_norm(width, rngs=rngs)
+    def __init__(self, width: int, context: int, heads: int, *, rngs: Draw):
+        self.norm1 = LayerNorm(width, rngs=rngs)
         self.among_cells = Attention(width, width, heads, bias=False, rngs=rngs)
-        self.norm2 = layer_norm(width, rngs=rngs)
+        self.norm2 = LayerNorm(width, rngs=rngs)
         self.to_prompt = Attention(width, context, heads, bias=False, rngs=rngs)
-        self.norm3 = layer_norm(width, rngs=rngs)
-        self.mlp_in = nnx.Linear(width, 8 * width, rngs=rngs)  # 4 * width values and their gates
-        self.mlp_out = nnx.Linear(4 * width, width, rngs=rngs)
+        self.norm3 = LayerNorm(width, rngs=rngs)
+        self.mlp_in = Linear(width, 8 * width, rngs=rngs)  # 4 * width values and their gates
+        self.mlp_out = Linear(4 * width, width, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n t c"], context: Float[Array, "n k d"]) -> Float[Array, "n t c"]:
         y = self.norm1(x)
@@ -60,17 +59,13 @@ class TransformerBlock(nnx.Module):
 class SpatialTransformer(nnx.Module):
     """A map as a row of tokens through one block. The last linear map starts at 0: a fresh one changes nothing."""
 
-    def __init__(self, width: int, context: int, heads: int, groups: int, *, rngs: nnx.Rngs):
-        self.norm = group_norm(width, groups, GROUP_NORM_EPSILON, rngs=rngs)
-        self.proj_in = nnx.Linear(width, width, rngs=rngs)
+    def __init__(self, width: int, context: int, heads: int, groups: int, *, rngs: Draw):
+        self.norm = GroupNorm(width, groups, GROUP_NORM_EPSILON, rngs=rngs)
+        self.proj_in = Linear(width, width, rngs=rngs)
         self.block = TransformerBlock(width, context, heads, rngs=rngs)
-        self.proj_out = nnx.Linear(width, width, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.proj_out = Linear(width, width, zero=True, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"], context: Float[Array, "n k d"]) -> Float[Array, "n h w c"]:
         n, h, w, c = x.shape
         tokens = self.block(self.proj_in(self.norm(x)).reshape(n, h * w, c), context)
         return x + self.proj_out(tokens).reshape(x.shape)
-
-
-def layer_norm(width: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(width, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, rngs=rngs)

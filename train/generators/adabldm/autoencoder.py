@@ -14,7 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from train.generators.adabldm.attention import Attention
-from train.generators.adabldm.residual import Grow, ResidualBlock, Shrink, conv1, conv3, group_norm
+from train.generators.adabldm.layers import Conv, Draw, GroupNorm
+from train.generators.adabldm.residual import Grow, ResidualBlock, Shrink
 
 EPSILON = 1e-6  # of every norm
 NARROWEST, WIDEST = -30.0, 20.0  # bounds on the encoder's log variance
@@ -61,8 +62,8 @@ class Posterior(NamedTuple):
 class CellAttention(nnx.Module):
     """Attention of one head among all cells, beside a shortcut."""
 
-    def __init__(self, width: int, groups: int, *, rngs: nnx.Rngs):
-        self.norm = group_norm(width, groups, EPSILON, rngs=rngs)
+    def __init__(self, width: int, groups: int, *, rngs: Draw):
+        self.norm = GroupNorm(width, groups, EPSILON, rngs=rngs)
         self.attention = Attention(width, width, 1, bias=True, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
@@ -74,7 +75,7 @@ class CellAttention(nnx.Module):
 class Middle(nnx.Module):
     """Two residual blocks with attention between them, on the smallest map."""
 
-    def __init__(self, width: int, groups: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, groups: int, *, rngs: Draw):
         self.residual1 = _residual(width, width, groups, rngs=rngs)
         self.attention = CellAttention(width, groups, rngs=rngs)
         self.residual2 = _residual(width, width, groups, rngs=rngs)
@@ -86,8 +87,8 @@ class Middle(nnx.Module):
 class KLEncoder(nnx.Module):
     """Omega: image -> a distribution of latents, not yet scaled."""
 
-    def __init__(self, spec: KLSpec, *, rngs: nnx.Rngs):
-        self.conv_in = conv3(3, spec.width, rngs=rngs)
+    def __init__(self, spec: KLSpec, *, rngs: Draw):
+        self.conv_in = Conv(3, spec.width, rngs=rngs)
         levels, shrinks, channels = [], [], spec.width
         for number, multiplier in enumerate(spec.multipliers):
             width = spec.width * multiplier
@@ -97,9 +98,9 @@ class KLEncoder(nnx.Module):
             channels = width
         self.down, self.shrinks = nnx.List(levels), nnx.List(shrinks)
         self.middle = Middle(channels, spec.groups, rngs=rngs)
-        self.norm_out = group_norm(channels, spec.groups, EPSILON, rngs=rngs)
-        self.conv_out = conv3(channels, 2 * spec.latent_channels, rngs=rngs)
-        self.to_moments = conv1(2 * spec.latent_channels, 2 * spec.latent_channels, rngs=rngs)
+        self.norm_out = GroupNorm(channels, spec.groups, EPSILON, rngs=rngs)
+        self.conv_out = Conv(channels, 2 * spec.latent_channels, rngs=rngs)
+        self.to_moments = Conv(2 * spec.latent_channels, 2 * spec.latent_channels, 1, rngs=rngs)
 
     def __call__(self, images: Images) -> Posterior:
         x: AnyMap = self.conv_in(images)
@@ -115,10 +116,10 @@ class KLEncoder(nnx.Module):
 class KLDecoder(nnx.Module):
     """Phi: latent, no longer scaled -> image."""
 
-    def __init__(self, spec: KLSpec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: KLSpec, *, rngs: Draw):
         channels = spec.width * spec.multipliers[-1]
-        self.from_latent = conv1(spec.latent_channels, spec.latent_channels, rngs=rngs)
-        self.conv_in = conv3(spec.latent_channels, channels, rngs=rngs)
+        self.from_latent = Conv(spec.latent_channels, spec.latent_channels, 1, rngs=rngs)
+        self.conv_in = Conv(spec.latent_channels, channels, rngs=rngs)
         self.middle = Middle(channels, spec.groups, rngs=rngs)
         levels: list[nnx.List[ResidualBlock]] = []
         grows = []
@@ -129,8 +130,8 @@ class KLDecoder(nnx.Module):
             levels.append(_level(channels, width, spec.residual_blocks + 1, spec.groups, rngs=rngs))
             channels = width
         self.up, self.grows = nnx.List(levels), nnx.List(grows)  # the smallest map first
-        self.norm_out = group_norm(channels, spec.groups, EPSILON, rngs=rngs)
-        self.conv_out = conv3(channels, 3, rngs=rngs)
+        self.norm_out = GroupNorm(channels, spec.groups, EPSILON, rngs=rngs)
+        self.conv_out = Conv(channels, 3, rngs=rngs)
 
     def __call__(self, latent: Latent) -> Images:
         x: AnyMap = self.middle(self.conv_in(self.from_latent(latent)))
@@ -144,7 +145,7 @@ class KLDecoder(nnx.Module):
 class KLAutoencoder(nnx.Module):
     """Both halves and the scale between them and the denoiser."""
 
-    def __init__(self, spec: KLSpec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: KLSpec, *, rngs: Draw):
         self.scale = spec.scale
         self.encoder = KLEncoder(spec, rngs=rngs)
         self.decoder = KLDecoder(spec, rngs=rngs)
@@ -157,10 +158,10 @@ class KLAutoencoder(nnx.Module):
         return self.decoder(latent / self.scale)
 
 
-def _residual(channels: int, width: int, groups: int, *, rngs: nnx.Rngs) -> ResidualBlock:
+def _residual(channels: int, width: int, groups: int, *, rngs: Draw) -> ResidualBlock:
     return ResidualBlock(channels, width, embedding=None, groups=groups, epsilon=EPSILON, rngs=rngs)
 
 
-def _level(channels: int, width: int, blocks: int, groups: int, *, rngs: nnx.Rngs) -> nnx.List[ResidualBlock]:
+def _level(channels: int, width: int, blocks: int, groups: int, *, rngs: Draw) -> nnx.List[ResidualBlock]:
     entering = [channels, *[width] * (blocks - 1)]
     return nnx.List([_residual(c, width, groups, rngs=rngs) for c in entering])

@@ -44,14 +44,13 @@ class Published(NamedTuple):
     layouts: Callable[[Leaves], tuple[Layout, ...]]  # of a network of these arrays
 
 
-def load(build: Callable[[], M], published: Published, path: Path) -> M:
-    """The network that `build` makes, with the weights of a file in place of drawn ones; nothing is drawn.
+def load(network: M, published: Published, path: Path) -> M:
+    """A network of shapes (built without Rngs) with the weights of a file in place of them.
 
     Raises:
         WeightsError: the file is of another network or layout, incomplete, damaged or unsafe.
     """
-    abstract = nnx.eval_shape(build)
-    leaves = shapes_of(abstract)
+    leaves = shapes_of(network)
     file, layouts = open_weights(path), published.layouts(leaves)
     layout = closest(layouts, file, leaves)
     if problem := misfit(layout, file, layout.published(leaves)):
@@ -59,7 +58,7 @@ def load(build: Callable[[], M], published: Published, path: Path) -> M:
     arrays = converted(layout, file, leaves)
     if (leaf := not_finite(arrays)) is not None:
         raise WeightsError(f"{path}: {leaf} of {published.name} has values that are not finite. Bring another file.")
-    return filled(abstract, arrays)
+    return filled(network, arrays)
 
 
 def _refusal(file: WeightFile, name: str, layouts: Sequence[Layout], leaves: Leaves, problem: str) -> str:

@@ -7,12 +7,12 @@ t tokens, c channels.
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from train.generators.adabldm.attention import Attention, layer_norm
+from train.generators.adabldm.attention import Attention
+from train.generators.adabldm.layers import Draw, LayerNorm, Linear, drawn
 
 QUICK_GELU = 1.702  # CLIP's GELU is x sigmoid(1.702 x)
 EMBEDDING_SPREAD = 0.02  # standard deviation of fresh embeddings
@@ -35,12 +35,12 @@ class ClipSpec:
 class ClipLayer(nnx.Module):
     """Attention to the tokens before, then two linear maps, each behind a norm and beside a shortcut."""
 
-    def __init__(self, spec: ClipSpec, *, rngs: nnx.Rngs):
-        self.norm1 = layer_norm(spec.width, rngs=rngs)
+    def __init__(self, spec: ClipSpec, *, rngs: Draw):
+        self.norm1 = LayerNorm(spec.width, rngs=rngs)
         self.attention = Attention(spec.width, spec.width, spec.heads, bias=True, rngs=rngs)
-        self.norm2 = layer_norm(spec.width, rngs=rngs)
-        self.mlp_in = nnx.Linear(spec.width, 4 * spec.width, rngs=rngs)
-        self.mlp_out = nnx.Linear(4 * spec.width, spec.width, rngs=rngs)
+        self.norm2 = LayerNorm(spec.width, rngs=rngs)
+        self.mlp_in = Linear(spec.width, 4 * spec.width, rngs=rngs)
+        self.mlp_out = Linear(4 * spec.width, spec.width, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n t c"]) -> Float[Array, "n t c"]:
         y = self.norm1(x)
@@ -52,26 +52,25 @@ class ClipLayer(nnx.Module):
 class ClipText(nnx.Module):
     """tau: the last layer's tokens, through the final norm."""
 
-    def __init__(self, spec: ClipSpec, *, rngs: nnx.Rngs):
-        self.tokens = _table(spec.vocabulary, spec.width, rngs=rngs)
-        self.positions = _table(spec.tokens, spec.width, rngs=rngs)
+    def __init__(self, spec: ClipSpec, *, rngs: Draw):
+        self.tokens = drawn(rngs, (spec.vocabulary, spec.width), EMBEDDING_SPREAD)
+        self.positions = drawn(rngs, (spec.tokens, spec.width), EMBEDDING_SPREAD)
         self.layers = nnx.List([ClipLayer(spec, rngs=rngs) for _ in range(spec.layers)])
-        self.norm = layer_norm(spec.width, rngs=rngs)
+        self.norm = LayerNorm(spec.width, rngs=rngs)
 
     def __call__(self, ids: Ids) -> Context:
         x = _looked_up(self.tokens, ids) + self.positions[...]
         for layer in self.layers:
             x = layer(x)
-        y: Array = self.norm(x)
-        return y
+        return self.norm(x)
 
 
 class WordTable(nnx.Module):
     """An embedding per hashed word and one per place, added."""
 
-    def __init__(self, words: int, tokens: int, width: int, *, rngs: nnx.Rngs):
-        self.words = _table(words, width, rngs=rngs)
-        self.positions = _table(tokens, width, rngs=rngs)
+    def __init__(self, words: int, tokens: int, width: int, *, rngs: Draw):
+        self.words = drawn(rngs, (words, width), EMBEDDING_SPREAD)
+        self.positions = drawn(rngs, (tokens, width), EMBEDDING_SPREAD)
 
     def __call__(self, ids: Ids) -> Context:
         return _looked_up(self.words, ids) + self.positions[...]
@@ -80,17 +79,13 @@ class WordTable(nnx.Module):
 class LabelTable(nnx.Module):
     """A few tokens per known prompt; label 0 is the empty one."""
 
-    def __init__(self, labels: int, tokens: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, labels: int, tokens: int, width: int, *, rngs: Draw):
         self.tokens, self.width = tokens, width
-        self.labels = _table(labels, tokens * width, rngs=rngs)
+        self.labels = drawn(rngs, (labels, tokens * width), EMBEDDING_SPREAD)
 
     def __call__(self, ids: Ids) -> Context:
         """ids: one label per prompt."""
         return _looked_up(self.labels, ids).reshape(ids.shape[0], self.tokens, self.width)
-
-
-def _table(rows: int, width: int, *, rngs: nnx.Rngs) -> nnx.Param:
-    return nnx.Param(EMBEDDING_SPREAD * jax.random.normal(rngs.params(), (rows, width)))
 
 
 def _looked_up(table: nnx.Param, ids: Ids) -> Float[Array, "n t c"]:

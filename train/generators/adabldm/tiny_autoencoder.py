@@ -12,7 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from train.generators.adabldm.autoencoder import Images, Latent
-from train.generators.adabldm.residual import conv3, doubled, group_norm
+from train.generators.adabldm.layers import Conv, Draw, GroupNorm
+from train.generators.adabldm.residual import doubled
 
 HALVINGS = 3
 BLOCKS = 3  # per size of map, but one at full size
@@ -44,10 +45,10 @@ TAEF2 = TinySpec(latent_channels=32, pooled=True)
 class Pool(nnx.Module):
     """1 x 1 to four times the channels, normalised over the whole map, ReLU, 1 x 1 back."""
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs):
-        self.widen = nnx.Conv(width, 4 * width, (1, 1), use_bias=False, rngs=rngs)
-        self.norm = group_norm(4 * width, POOL_GROUPS, POOL_EPSILON, rngs=rngs)
-        self.narrow = nnx.Conv(4 * width, width, (1, 1), use_bias=False, rngs=rngs)
+    def __init__(self, width: int, *, rngs: Draw):
+        self.widen = Conv(width, 4 * width, 1, bias=False, rngs=rngs)
+        self.norm = GroupNorm(4 * width, POOL_GROUPS, POOL_EPSILON, rngs=rngs)
+        self.narrow = Conv(4 * width, width, 1, bias=False, rngs=rngs)
 
     def __call__(self, x: Map) -> Map:
         return self.narrow(nnx.relu(self.norm(self.widen(x))))
@@ -56,9 +57,9 @@ class Pool(nnx.Module):
 class Block(nnx.Module):
     """Three convolutions beside a shortcut, ReLU after each and at the end."""
 
-    def __init__(self, width: int, pooled: bool, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, pooled: bool, *, rngs: Draw):
         self.pool = Pool(width, rngs=rngs) if pooled else None
-        self.convs = nnx.List([conv3(width, width, rngs=rngs) for _ in range(3)])
+        self.convs = nnx.List([Conv(width, width, rngs=rngs) for _ in range(3)])
 
     def __call__(self, x: Map) -> Map:
         x = x if self.pool is None else x + self.pool(x)
@@ -69,15 +70,15 @@ class Block(nnx.Module):
 class TinyEncoder(nnx.Module):
     """Image in [0, 1] -> latent."""
 
-    def __init__(self, spec: TinySpec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: TinySpec, *, rngs: Draw):
         width = spec.width
-        self.conv_in = conv3(3, width, rngs=rngs)
+        self.conv_in = Conv(3, width, rngs=rngs)
         self.first = Block(width, False, rngs=rngs)
         self.shrinks = nnx.List([_bare(width, 2, rngs=rngs) for _ in range(HALVINGS)])
         self.levels = nnx.List(
             [_level(spec, number + 1 == HALVINGS and spec.pooled, rngs=rngs) for number in range(HALVINGS)]
         )
-        self.conv_out = conv3(width, spec.latent_channels, rngs=rngs)
+        self.conv_out = Conv(width, spec.latent_channels, rngs=rngs)
 
     def __call__(self, images: Images) -> Latent:
         x = self.first(self.conv_in(images))
@@ -91,12 +92,12 @@ class TinyEncoder(nnx.Module):
 class TinyDecoder(nnx.Module):
     """Latent -> image in [0, 1], about: nothing keeps it inside."""
 
-    def __init__(self, spec: TinySpec, *, rngs: nnx.Rngs):
-        self.conv_in = conv3(spec.latent_channels, spec.width, rngs=rngs)
+    def __init__(self, spec: TinySpec, *, rngs: Draw):
+        self.conv_in = Conv(spec.latent_channels, spec.width, rngs=rngs)
         self.levels = nnx.List([_level(spec, number == 0 and spec.pooled, rngs=rngs) for number in range(HALVINGS)])
         self.grows = nnx.List([_bare(spec.width, 1, rngs=rngs) for _ in range(HALVINGS)])
         self.last = Block(spec.width, False, rngs=rngs)
-        self.conv_out = conv3(spec.width, 3, rngs=rngs)
+        self.conv_out = Conv(spec.width, 3, rngs=rngs)
 
     def __call__(self, latent: Latent) -> Images:
         x = nnx.relu(self.conv_in(LARGEST * jnp.tanh(latent / LARGEST)))
@@ -110,7 +111,7 @@ class TinyDecoder(nnx.Module):
 class TinyAutoencoder(nnx.Module):
     """Both halves, for images in [-1, 1] as the other autoencoder has them."""
 
-    def __init__(self, spec: TinySpec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: TinySpec, *, rngs: Draw):
         self.encoder = TinyEncoder(spec, rngs=rngs)
         self.decoder = TinyDecoder(spec, rngs=rngs)
 
@@ -121,10 +122,9 @@ class TinyAutoencoder(nnx.Module):
         return 2 * self.decoder(latent) - 1
 
 
-def _bare(width: int, stride: int, *, rngs: nnx.Rngs) -> nnx.Conv:
-    pads = ((1, 1), (1, 1))
-    return nnx.Conv(width, width, (3, 3), strides=stride, padding=pads, use_bias=False, rngs=rngs)
+def _bare(width: int, stride: int, *, rngs: Draw) -> Conv:
+    return Conv(width, width, stride=stride, bias=False, rngs=rngs)
 
 
-def _level(spec: TinySpec, pooled: bool, *, rngs: nnx.Rngs) -> nnx.List[Block]:
+def _level(spec: TinySpec, pooled: bool, *, rngs: Draw) -> nnx.List[Block]:
     return nnx.List([Block(spec.width, pooled, rngs=rngs) for _ in range(BLOCKS)])

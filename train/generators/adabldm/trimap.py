@@ -7,11 +7,12 @@ Shape letters: n images, y x x pixels, h x w latent cells, c channels.
 from dataclasses import dataclass
 from itertools import pairwise
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from train.generators.adabldm.residual import conv1, conv3
+from train.generators.adabldm.layers import Conv, Draw
 from train.generators.adabldm.unet import Context, Control, Denoiser, Latent, Step, UNetEncoder, UNetSpec
 
 DEFECT, FOREGROUND, BACKGROUND = 1.0, 0.5, 0.0  # the values of a trimap
@@ -27,14 +28,14 @@ class TrimapSpec:
 class TrimapEmbedding(nnx.Module):
     """zeta: a trimap of the image's size -> a map of the latent's size, at first 0 everywhere."""
 
-    def __init__(self, spec: TrimapSpec, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, spec: TrimapSpec, width: int, *, rngs: Draw):
         first, last = spec.widths[0], spec.widths[-1]
-        convs = [conv3(3, first, rngs=rngs)]
+        convs = [Conv(3, first, rngs=rngs)]
         for channels, features in pairwise(spec.widths):
-            convs.append(conv3(channels, channels, rngs=rngs))
-            convs.append(conv3(channels, features, stride=2, rngs=rngs))
+            convs.append(Conv(channels, channels, rngs=rngs))
+            convs.append(Conv(channels, features, stride=2, rngs=rngs))
         self.convs = nnx.List(convs)
-        self.conv_out = conv3(last, width, zero=True, rngs=rngs)
+        self.conv_out = Conv(last, width, zero=True, rngs=rngs)
 
     def __call__(self, trimap: Float[Array, "n y x"]) -> Float[Array, "n h w c"]:
         x = jnp.repeat(trimap[..., None], 3, axis=-1)
@@ -49,11 +50,11 @@ class TrimapEncoder(nnx.Module):
     A fresh one changes nothing of what the denoiser says; training starts from there.
     """
 
-    def __init__(self, spec: UNetSpec, trimap: TrimapSpec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: UNetSpec, trimap: TrimapSpec, *, rngs: Draw):
         self.embedding = TrimapEmbedding(trimap, spec.width, rngs=rngs)
         self.encoder = UNetEncoder(spec, rngs=rngs)
-        self.zero_skips = nnx.List([conv1(width, width, zero=True, rngs=rngs) for width in spec.skip_widths])
-        self.zero_middle = conv1(spec.level_widths[-1], spec.level_widths[-1], zero=True, rngs=rngs)
+        self.zero_skips = nnx.List([Conv(width, width, 1, zero=True, rngs=rngs) for width in spec.skip_widths])
+        self.zero_middle = Conv(spec.level_widths[-1], spec.level_widths[-1], 1, zero=True, rngs=rngs)
 
     def __call__(self, latent: Latent, trimap: Float[Array, "n y x"], step: Step, empty: Context) -> Control:
         """`empty` is the context of the empty prompt, whatever the denoiser is told (sheet: "Architecture" 5)."""
@@ -64,4 +65,4 @@ class TrimapEncoder(nnx.Module):
     def start_from(self, denoiser: Denoiser) -> None:
         """Takes the denoiser's way down and middle as its own, in place; the arrays are not shared."""
         state = nnx.state(denoiser.encoder)
-        nnx.update(self.encoder, nnx.map_state(lambda _, leaf: leaf.replace(jnp.copy(leaf[...])), state))
+        nnx.update(self.encoder, jax.tree.map(jnp.copy, state))

@@ -14,14 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from train.generators.adabldm.attention import SpatialTransformer
-from train.generators.adabldm.residual import (
-    Grow,
-    ResidualBlock,
-    Shrink,
-    conv3,
-    group_norm,
-    rematerialised,
-)
+from train.generators.adabldm.layers import Conv, Draw, GroupNorm, Linear
+from train.generators.adabldm.residual import Grow, ResidualBlock, Shrink, rematerialised
 
 EPSILON = 1e-5  # of the norms in residual blocks and before the output
 LONGEST_PERIOD = 10_000  # of the step's embedding, in steps
@@ -95,7 +89,7 @@ class Encoded(NamedTuple):
 class Level(nnx.Module):
     """Residual blocks on one size of map, a transformer behind each where the level has them."""
 
-    def __init__(self, channels: tuple[int, ...], width: int, spec: UNetSpec, transformers: bool, *, rngs: nnx.Rngs):
+    def __init__(self, channels: tuple[int, ...], width: int, spec: UNetSpec, transformers: bool, *, rngs: Draw):
         """`channels`: what goes into each block."""
         self.rematerialise = spec.rematerialise
         self.residuals = nnx.List([_residual(c, width, spec, rngs=rngs) for c in channels])
@@ -110,7 +104,7 @@ class Level(nnx.Module):
 class Middle(nnx.Module):
     """Two residual blocks with a transformer between them."""
 
-    def __init__(self, width: int, spec: UNetSpec, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, spec: UNetSpec, *, rngs: Draw):
         self.residual1 = _residual(width, width, spec, rngs=rngs)
         self.transformer = _transformer(width, spec, rngs=rngs)
         self.residual2 = _residual(width, width, spec, rngs=rngs)
@@ -122,11 +116,11 @@ class Middle(nnx.Module):
 class UNetEncoder(nnx.Module):
     """The way down and the middle. The denoiser has one, and the trimap encoder a copy of it."""
 
-    def __init__(self, spec: UNetSpec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: UNetSpec, *, rngs: Draw):
         self.spec = spec
-        self.time_in = nnx.Linear(spec.width, spec.embedding, rngs=rngs)
-        self.time_out = nnx.Linear(spec.embedding, spec.embedding, rngs=rngs)
-        self.conv_in = conv3(spec.latent_channels, spec.width, rngs=rngs)
+        self.time_in = Linear(spec.width, spec.embedding, rngs=rngs)
+        self.time_out = Linear(spec.embedding, spec.embedding, rngs=rngs)
+        self.conv_in = Conv(spec.latent_channels, spec.width, rngs=rngs)
         levels, shrinks, channels = [], [], spec.width
         for number, (width, transformers) in enumerate(zip(spec.level_widths, spec.transformers, strict=True)):
             entering = (channels, *[width] * (spec.residual_blocks - 1))
@@ -159,7 +153,7 @@ class UNetEncoder(nnx.Module):
 class Denoiser(nnx.Module):
     """epsilon_theta: noisy latent, step, prompt and perhaps a trimap's control -> the noise in the latent."""
 
-    def __init__(self, spec: UNetSpec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: UNetSpec, *, rngs: Draw):
         self.spec = spec
         self.encoder = UNetEncoder(spec, rngs=rngs)
         levels: list[Level] = []
@@ -172,8 +166,8 @@ class Denoiser(nnx.Module):
             levels.append(Level(tuple(entering), width, spec, transformers, rngs=rngs))
             channels = width
         self.up, self.grows = nnx.List(levels), nnx.List(grows)  # the smallest map first
-        self.norm_out = group_norm(channels, spec.groups, EPSILON, rngs=rngs)
-        self.conv_out = conv3(channels, spec.latent_channels, zero=True, rngs=rngs)
+        self.norm_out = GroupNorm(channels, spec.groups, EPSILON, rngs=rngs)
+        self.conv_out = Conv(channels, spec.latent_channels, zero=True, rngs=rngs)
 
     def __call__(self, latent: Latent, step: Step, context: Context, control: Control | None = None) -> Latent:
         encoded = self.encoder(latent, step, context)
@@ -196,9 +190,9 @@ def step_embedding(step: Step, width: int) -> Float[Array, "n width"]:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def _residual(channels: int, width: int, spec: UNetSpec, *, rngs: nnx.Rngs) -> ResidualBlock:
+def _residual(channels: int, width: int, spec: UNetSpec, *, rngs: Draw) -> ResidualBlock:
     return ResidualBlock(channels, width, embedding=spec.embedding, groups=spec.groups, epsilon=EPSILON, rngs=rngs)
 
 
-def _transformer(width: int, spec: UNetSpec, *, rngs: nnx.Rngs) -> SpatialTransformer:
+def _transformer(width: int, spec: UNetSpec, *, rngs: Draw) -> SpatialTransformer:
     return SpatialTransformer(width, spec.context, spec.heads, spec.groups, rngs=rngs)

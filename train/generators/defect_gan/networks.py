@@ -1,0 +1,43 @@
+"""Defect-GAN's generator as a function to be exported."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from train.generators.defect_gan.config import DefectGANConfig
+from train.generators.defect_gan.sample import paint
+from train.generators.generator import Painted
+from train.networks import Array as Shaped
+from train.networks import Network
+
+
+def networks(run: Any) -> Sequence[Network]:
+    """Of a TrainedGenerator: generator. The noise is an input, so that an engine draws what JAX draws."""
+    config: DefectGANConfig = run.config
+    size, controls = config.image_size, config.control_channels
+
+    def generator(
+        image: UInt8[Array, "n s s 3"],
+        control: Float[Array, "n s s k"],
+        noise: Float[Array, "n z"],
+        strength: Float[Array, " n"],
+    ) -> Painted:
+        return paint(run.weights, image, control, noise, strength, config)
+
+    def without_noise(
+        image: UInt8[Array, "n s s 3"], control: Float[Array, "n s s k"], strength: Float[Array, " n"]
+    ) -> Painted:
+        return paint(run.weights, image, control, jnp.zeros((image.shape[0], 0)), strength, config)
+
+    inputs = {
+        "image": Shaped(("batch", size, size, 3), np.uint8),
+        "control": Shaped(("batch", size, size, controls)),
+        "noise": Shaped(("batch", config.noise_numbers)),
+        "strength": Shaped(("batch",)),
+    }
+    if not config.noise:
+        del inputs["noise"]
+    return (Network("generator", generator if config.noise else without_noise, inputs, ("drawn", "mask")),)
