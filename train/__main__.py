@@ -248,6 +248,81 @@ def crop_normal(
         )
 
 
+@app.command(epilog="Example: python -m train threshold runs/bottle --defects synthetic/bottle")
+def threshold(
+    run: Annotated[Path, typer.Argument(help="The run folder of a detector.", show_default=False)],
+    defects: Annotated[
+        Path | None, typer.Option("--defects", help="Folder of generated defects, as `synthesize` writes them.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a run's image threshold between held-out good images and generated defects; RUN/thresholds.json.
+
+    For the time before any real defect was seen. Without --defects it is fitted on the held-out good images alone again,
+    as `fit` does it.
+    """
+    with _said_plainly():
+        from train.defect_threshold import refit
+
+        result = refit(run, defects)
+        if as_json:
+            _print_json(result.as_json())
+        else:
+            for line in result.sentences():
+                _say(line)
+            _say(f"Thresholds: {run / 'thresholds.json'}. Next: python -m train evaluate {run} --data FOLDER")
+
+
+@app.command(
+    "fit-generator",
+    epilog="Example: python -m train fit-generator defect_gan --data magnetic_tile --out runs/tile_defects",
+)
+def fit_generator(
+    generator: Annotated[str, typer.Argument(help="defect_gan", show_default=False)],
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="The run folder to write.", show_default=False)],
+    config: Annotated[
+        str | None, typer.Option("--config", help="NAME of configs/GENERATOR/ or a file; cpu on a CPU, paper on a GPU.")
+    ] = None,
+    settings: Settings = [],  # noqa: B006
+    defects_per_type: Annotated[
+        int | None,
+        typer.Option(
+            "--defects-per-type",
+            help="Train on so many of each type, where the data keeps its defects for the test; half by default.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Which of them.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run was.")] = False,
+    product: Annotated[str | None, typer.Option("--product", help="Its name; the data folder's by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a generator of defects on normal and defective images."""
+    with _said_plainly("Stopped. The same command with --resume goes on from the last checkpoint."):
+        import jax
+
+        from train.commands import check_defect_data, choose_config, choose_generator, resolve
+        from train.config import config_digest
+        from train.data.defects import open_defects
+        from train.generators.fit import fit_generator as fit
+
+        system = choose_generator(generator)
+        path = choose_config(system, config, out if resume else None)
+        resolved = resolve(system, path, settings)
+        defects = open_defects(data, defects_per_type=defects_per_type, seed=seed)
+        _say(
+            f"{generator} with {path} (digest {config_digest(resolved)}) on {jax.default_backend()}, "
+            f"{len(defects.normal)} normal and {len(defects.defective)} defective images"
+        )
+        check_defect_data(defects, _say)
+        fit(system, resolved, defects, out, product=product or data.resolve().stem, resume=resume)
+        if as_json:
+            _print_json({"run": str(out), "pictures": str(out / "pictures")})
+        else:
+            _say(f"Trained: {out}. Look at {out / 'pictures'} and {out / 'report.html'} first.")
+            _say(f"Next: python -m train synthesize {out} --data {data} --out defects --count 100")
+
+
 @app.command(epilog="Example: python -m train unpack cifar10 cifar-10-batches-bin --out cifar10")
 def unpack(
     benchmark: Annotated[str, typer.Argument(help="cifar10 or mnist", show_default=False)],

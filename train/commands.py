@@ -13,16 +13,20 @@ from edge_agent.preprocess import ImageError
 from train.backbones.errors import WeightsError
 from train.config import ConfigError, RunConfig, find_config, load_config
 from train.data.check import Finding, as_lines, check
+from train.data.defect_check import check_defects
+from train.data.defects import DefectSet
 from train.data.folder import DataError, Dataset
 from train.detectors import Detector, find_detector
 from train.epochs import TrainingDiverged
 from train.evaluate import EvaluationError, evaluate, write_metrics
 from train.fit import fit as fit_detector
 from train.fit_threshold import ThresholdError, Thresholds
+from train.generators import Generator, find_generator
 from train.progress import Work
 from train.report import write_report
 from train.run import RunError, TrainedRun, about, held_out_with_stains, thresholds_of
 from train.synthesis.errors import SynthesisError
+from train.system import System
 
 Say = Callable[[str], None]
 
@@ -34,15 +38,22 @@ def choose_detector(name: str) -> Detector:
         raise ConfigError(error.args[0]) from None
 
 
-def choose_config(detector: Detector, config: str | None, run: Path | None = None) -> Path:
+def choose_generator(name: str) -> Generator:
+    try:
+        return find_generator(name)
+    except KeyError as error:
+        raise ConfigError(error.args[0]) from None
+
+
+def choose_config(system: System, config: str | None, run: Path | None = None) -> Path:
     """The config file: the one that was named, else that of a run to be resumed, else cpu or paper by the device."""
     if config is None and run is not None and (run / "config.yaml").exists():
         return run / "config.yaml"
-    return find_config(detector.name, config or ("cpu" if jax.default_backend() == "cpu" else "paper"))
+    return find_config(system.name, config or ("cpu" if jax.default_backend() == "cpu" else "paper"))
 
 
-def resolve(detector: Detector, path: Path, settings: Sequence[str]) -> RunConfig:
-    return load_config(path, detector.schema, settings)
+def resolve(system: System, path: Path, settings: Sequence[str]) -> Any:
+    return load_config(path, system.schema, settings)
 
 
 def faults(dataset: Dataset, say: Say) -> list[Finding]:
@@ -59,6 +70,18 @@ def check_data(dataset: Dataset, say: Say) -> None:
     if errors := faults(dataset, say):
         raise DataError(
             f"{len(errors)} of these would make the training wrong; nothing was trained. Mend them and start again."
+        )
+
+
+def check_defect_data(defects: DefectSet, say: Say) -> None:
+    """As `check_data`, of what a generator learns from."""
+    with Work("checking images", 1) as work:
+        findings = check_defects(defects, progress=work.reached)
+    for line in as_lines(findings):
+        say(line)
+    if errors := sum(finding.severity == "error" for finding in findings):
+        raise DataError(
+            f"{errors} of these would make the training wrong; nothing was trained. Mend them and start again."
         )
 
 
