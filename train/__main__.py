@@ -258,8 +258,8 @@ def threshold(
 ) -> None:
     """Fit a run's image threshold between held-out good images and generated defects; RUN/thresholds.json.
 
-    For the time before any real defect was seen. Without --defects it is fitted on the held-out good images alone again,
-    as `fit` does it.
+    For the time before any real defect was seen. Without --defects it is fitted as `fit` does it, on the held-out good
+    images alone.
     """
     with _said_plainly():
         from train.defect_threshold import refit

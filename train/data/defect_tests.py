@@ -26,8 +26,8 @@ def open_defect_tests(folder: Path, *, defects_per_type: int | None, seed: int) 
 
 
 def _given(samples: list[Sample], dataset: Dataset, wanted: int | None, seed: int) -> set[Path]:
-    """The images of a type that are trained on; at least one is, and at least one is not where there are two."""
-    count = len(samples) // 2 if wanted is None else wanted
+    """The images of a type that are trained on; at least one is, unless none is wanted."""
+    count = max(len(samples) // 2, 1) if wanted is None else wanted
     if count > len(samples):
         raise DataError(
             f"{shown(dataset.root)} has {len(samples)} images of {samples[0].label}, and {count} of each type are to "
@@ -40,7 +40,7 @@ def _given(samples: list[Sample], dataset: Dataset, wanted: int | None, seed: in
         )
     given: set[Path] = set()
     for _, copies in sorted(by_draw.items()):
-        if len(given) >= max(count, 1):
+        if len(given) >= count:
             break
         given.update(copies)
     return given

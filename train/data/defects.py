@@ -44,11 +44,13 @@ def open_defects(folder: Path, *, defects_per_type: int | None = None, seed: int
 
 
 def open_labelled(folder: Path) -> DefectSet:
-    """The same for a folder that need not hold defects: good images only will do, of one side, train.
+    """The same for a folder that need not hold defects: good images only will do, all to train on.
+
+    Defects that are there to test on stay there.
 
     Raises DataError as `open_defects` does.
     """
-    return _opened(folder, None, 0)[0]
+    return _opened(folder, 0, 0)[0]
 
 
 def _opened(folder: Path, defects_per_type: int | None, seed: int) -> tuple[DefectSet, bool]:

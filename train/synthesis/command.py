@@ -72,14 +72,11 @@ def conclude(summary: Summary, out: Path, *, restored: bool, say: Callable[[str]
         )
     whole = sum(summary.per_category.values())
     if summary.total and not whole:
-        say(
-            "No defect was drawn at all. Train the generator longer, or lower --mask-threshold after looking at its report."
-        )
+        say("No defect was drawn at all. Train the generator longer, or lower --mask-threshold.")
         return False
     parts = ", ".join(f"{number} {shown(name)}" for name, number in summary.per_category.items())
-    say(
-        f"{'Restored' if restored else 'Drawn'}: {out} holds {whole} images of this call ({parts}), {summary.drawn} new."
-    )
+    done = "Restored" if restored else "Drawn"
+    say(f"{done}: {out} holds {whole} images of this call ({parts}), {summary.drawn} new.")
     return True
 
 

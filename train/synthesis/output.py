@@ -109,8 +109,10 @@ class SynthesisFolder:
                 raise SynthesisError(
                     f"Another process is writing part {number} of {of} of {shown(self.root)}. Wait for it, or end it."
                 ) from None
-            yield
-            path.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     def finished(self, tasks: Iterable[Task]) -> Finished:
         """Of these; also takes away what a kill left of files that were not whole."""

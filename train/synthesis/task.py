@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -39,6 +39,7 @@ class Task:
         return f"{self.index:06d}"
 
 
+@runtime_checkable
 class Painter(Protocol):
     """A generator as a job sees it, whichever it is and whatever runs it."""
 
