@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from train.backbones.layout import Layout
+from train.backbones.layout import Shape
 from train.backbones.matching import shapes_of
 from train.generators.adabldm.published import Published
 
@@ -24,14 +24,14 @@ def write(path: Path, state: State) -> Path:
     return path
 
 
-def layout_named(name: str, published: Published, build: Callable[[], nnx.Module]) -> tuple[Layout, dict]:
-    """A layout of a network, and the keys and shapes that it reads, its prefix in front."""
-    leaves = shapes_of(nnx.eval_shape(build))
+def keys_of(name: str, network: nnx.Module, published: Published) -> dict[str, Shape]:
+    """The keys and shapes that a layout of a network reads, its prefix in front."""
+    leaves = shapes_of(network)
     layout = next(layout for layout in published.layouts(leaves) if layout.name == name)
-    return layout, {layout.prefixes[0] + key: shape for key, shape in layout.published(leaves).items()}
+    return {layout.prefixes[0] + key: shape for key, shape in layout.published(leaves).items()}
 
 
-def as_original(state: State, keys: dict, convert: Callable[[State], State]) -> State:
+def as_original(state: State, keys: dict[str, Shape], convert: Callable[[State], State]) -> State:
     """diffusers' tensors under the original's keys. `convert` is diffusers' own reading of an original checkpoint, and
     the only source of which key is which: it is given tensors that hold their key's number.
     """

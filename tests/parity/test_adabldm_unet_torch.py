@@ -3,7 +3,9 @@
 References run in float64 at reduced width; the full size is held by its keys and shapes.
 """
 
-import jax
+import math
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from flax import nnx
 from train.backbones.matching import shapes_of
 from train.generators.adabldm import unet_layouts
 from train.generators.adabldm.noise_schedule import ddim, ddim_step, noise_schedule, noised
-from train.generators.adabldm.published import load
+from train.generators.adabldm.published import Published, load
 from train.generators.adabldm.trimap import TrimapEncoder, TrimapSpec
 from train.generators.adabldm.unet import Denoiser, UNetSpec
 
@@ -23,7 +25,7 @@ from published_checkpoints import (  # noqa: E402
     as_original,
     assert_close,
     assert_same_arrays,
-    layout_named,
+    keys_of,
     state_of,
     write,
 )
@@ -32,7 +34,14 @@ from torch_networks import shaken  # noqa: E402
 pytestmark = pytest.mark.parity
 
 SPEC = UNetSpec(
-    latent_channels=4, width=16, multipliers=(1, 2), transformers=(True, False), heads=2, context=12, groups=4
+    latent_channels=4,
+    width=16,
+    multipliers=(1, 2),
+    residual_blocks=1,
+    transformers=(True, False),
+    heads=2,
+    context=12,
+    groups=4,
 )
 TRIMAP = TrimapSpec(widths=(4, 6, 8, 10))
 FULL, FULL_TRIMAP = UNetSpec(), TrimapSpec()
@@ -60,20 +69,13 @@ def controlnet(spec: UNetSpec, trimap: TrimapSpec):
     return diffusers.ControlNetModel(**settings(spec), conditioning_embedding_out_channels=trimap.widths).eval()
 
 
-def build_denoiser(spec: UNetSpec = SPEC):
-    return Denoiser(spec, rngs=nnx.Rngs(0))
+def denoiser() -> tuple[Denoiser, Published]:
+    """Without arrays, and its layouts."""
+    return Denoiser(SPEC, rngs=None), unet_layouts.denoiser(SPEC)
 
 
-def build_trimap_encoder(spec: UNetSpec = SPEC, trimap: TrimapSpec = TRIMAP):
-    return TrimapEncoder(spec, trimap, rngs=nnx.Rngs(0))
-
-
-def denoiser_names(spec: UNetSpec = SPEC):
-    return unet_layouts.denoiser(spec)
-
-
-def trimap_names(spec: UNetSpec = SPEC, trimap: TrimapSpec = TRIMAP):
-    return unet_layouts.trimap_encoder(spec, trimap)
+def trimap_encoder() -> tuple[TrimapEncoder, Published]:
+    return TrimapEncoder(SPEC, TRIMAP, rngs=None), unet_layouts.trimap_encoder(SPEC, TRIMAP)
 
 
 @pytest.fixture(scope="module")
@@ -88,83 +90,66 @@ def files(pair, tmp_path_factory):
 
 
 def test_noise_and_control_are_diffusers(pair, files):
-    denoiser = load(build_denoiser, denoiser_names(), files[0])
-    trimap_encoder = load(build_trimap_encoder, trimap_names(), files[1])
+    epsilon, tri = load(*denoiser(), files[0]), load(*trimap_encoder(), files[1])
     generator = np.random.default_rng(0)
     latent = generator.standard_normal((2, 8, 8, 4)).astype(np.float32)
     prompt, empty = generator.standard_normal((2, 2, 5, 12)).astype(np.float32)
     trimap = generator.choice([0.0, 0.5, 1.0], (2, 64, 64)).astype(np.float32)
     step = np.array([981, 3], np.int32)
 
-    @jax.jit
-    def ours(latent, trimap, step, prompt, empty):
-        control = trimap_encoder(latent, trimap, step, empty)
-        return denoiser(latent, step, prompt), denoiser(latent, step, prompt, control), control
+    @nnx.jit
+    def ours(epsilon, tri, latent, trimap, step, prompt, empty):
+        control = tri(latent, trimap, step, empty)
+        return epsilon(latent, step, prompt, control), control
 
-    plain, controlled, control = ours(*map(jnp.asarray, (latent, trimap, step, prompt, empty)))
+    noise, control = ours(epsilon, tri, *map(jnp.asarray, (latent, trimap, step, prompt, empty)))
     first, second = (model.double() for model in pair)
     z, t = torch.from_numpy(latent.transpose(0, 3, 1, 2)).double(), torch.from_numpy(step)
     y, nothing = (torch.from_numpy(context).double() for context in (prompt, empty))
     picture = torch.from_numpy(trimap)[:, None].repeat(1, 3, 1, 1).double()
     with torch.no_grad():
         down, middle = second(z, t, encoder_hidden_states=nothing, controlnet_cond=picture, return_dict=False)
-        assert_close(plain, first(z, t, encoder_hidden_states=y).sample, "plain")
         both = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-        assert_close(controlled, first(z, t, encoder_hidden_states=y, **both).sample, "controlled")
+        assert_close(noise, first(z, t, encoder_hidden_states=y, **both).sample, "noise")
     assert len(down) == len(control.skips) == len(SPEC.skip_widths)
     for number, (a, b) in enumerate(zip(control.skips, down, strict=True)):
         assert_close(a, b, f"skip {number}")
     assert_close(control.middle, middle, "middle")
-    assert np.abs(np.asarray(plain - controlled)).max() > 0.1
 
 
 def test_the_original_checkpoint_gives_the_same_networks(pair, files, tmp_path):
-    unet_config = dict(pair[0].config)
-    _, keys = layout_named("original", denoiser_names(), build_denoiser)
-    original = as_original(state_of(pair[0]), keys, lambda s: theirs.convert_ldm_unet_checkpoint(s, config=unet_config))
     more = {  # one file holds all networks
         "betas": np.zeros(1000, np.float32),
         "first_stage_model.encoder.conv_in.weight": np.zeros((4, 3, 3, 3), np.float32),
         "cond_stage_model.transformer.text_model.final_layer_norm.bias": np.zeros(3, np.float32),
         "model_ema.num_updates": np.zeros((), np.int32),
     }
-    path = write(tmp_path / "unet.safetensors", original | more)
-    assert_same_arrays(load(build_denoiser, denoiser_names(), path), load(build_denoiser, denoiser_names(), files[0]))
-
-    _, keys = layout_named("original", trimap_names(), build_trimap_encoder)
-    config = dict(pair[1].config)
-    original = as_original(state_of(pair[1]), keys, lambda s: theirs.convert_controlnet_checkpoint(s, config=config))
-    path = write(tmp_path / "control.safetensors", original | more)
-    ours = load(build_trimap_encoder, trimap_names(), path)
-    assert_same_arrays(ours, load(build_trimap_encoder, trimap_names(), files[1]))
+    convert = theirs.convert_ldm_unet_checkpoint, theirs.convert_controlnet_checkpoint
+    for index, ours in enumerate((denoiser, trimap_encoder)):
+        config = dict(pair[index].config)
+        keys = keys_of("original", *ours())
+        original = as_original(state_of(pair[index]), keys, partial(convert[index], config=config))
+        path = write(tmp_path / f"{index}.safetensors", original | more)
+        assert_same_arrays(load(*ours(), path), load(*ours(), files[index]))
 
 
-PUBLISHED = {
-    # diffusers' model, ours, its layouts, and the numbers of Stable Diffusion 1.5's and its ControlNets' files
-    "denoiser": (lambda: unet(FULL), lambda: build_denoiser(FULL), denoiser_names(FULL), 859_520_964),
-    "trimap_encoder": (
-        lambda: controlnet(FULL, FULL_TRIMAP),
-        lambda: build_trimap_encoder(FULL, FULL_TRIMAP),
-        trimap_names(FULL, FULL_TRIMAP),
-        361_279_120,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", ["denoiser", "trimap encoder"])
 def test_full_size_by_key_and_shape(name):
-    """Without a number in memory, in both layouts."""
-    make, build, published, count = PUBLISHED[name]
+    """Without a number in memory, in both layouts. The counts are those of the published files."""
     with torch.device("meta"):
-        model = make()
+        model = unet(FULL) if name == "denoiser" else controlnet(FULL, FULL_TRIMAP)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    leaves = shapes_of(nnx.eval_shape(build))
-    assert sum(int(np.prod(shape)) for shape in leaves.values()) == count
-    diffusers_, original = published.layouts(leaves)
+    if name == "denoiser":
+        ours, published, count = Denoiser(FULL, rngs=None), unet_layouts.denoiser(FULL), 859_520_964
+    else:
+        ours, published = TrimapEncoder(FULL, FULL_TRIMAP, rngs=None), unet_layouts.trimap_encoder(FULL, FULL_TRIMAP)
+        count = 361_279_120
+    leaves = shapes_of(ours)
+    assert sum(math.prod(shape) for shape in leaves.values()) == count
+    diffusers_, _ = published.layouts(leaves)
     assert diffusers_.published(leaves) == expected
-    prefix = original.prefixes[0]
     with torch.device("meta"):
-        tensors = {prefix + key: torch.empty(shape) for key, shape in original.published(leaves).items()}
+        tensors = {key: torch.empty(shape) for key, shape in keys_of("original", ours, published).items()}
     convert = theirs.convert_ldm_unet_checkpoint if name == "denoiser" else theirs.convert_controlnet_checkpoint
     converted = convert(tensors, config=dict(model.config))
     assert {key: tuple(value.shape) for key, value in converted.items()} == expected

@@ -42,7 +42,7 @@ class ClipTokenizer:
         symbols = [*_SYMBOLS, *[symbol + WORD_END for symbol in _SYMBOLS], *["".join(pair) for pair in merges]]
         self.size = len(symbols) + 2
         self.tokens = tokens
-        self._id = {symbol: number for number, symbol in enumerate([*symbols, START, END])}
+        self.vocabulary = {symbol: number for number, symbol in enumerate([*symbols, START, END])}
         self._rank = {pair: rank for rank, pair in enumerate(merges)}
 
     def ids(self, prompts: Sequence[str]) -> Ids:
@@ -50,18 +50,18 @@ class ClipTokenizer:
         Raises:
             PromptError: a prompt has more tokens than there is room for.
         """
-        rows = np.full((len(prompts), self.tokens), self._id[END], np.int32)
+        rows = np.full((len(prompts), self.tokens), self.vocabulary[END], np.int32)
         for row, prompt in zip(rows, prompts, strict=True):
             inner = self.encode(prompt)
             if len(inner) > self.tokens - 2:
                 raise _too_long(prompt, len(inner), self.tokens - 2)
-            row[0] = self._id[START]
+            row[0] = self.vocabulary[START]
             row[1 : len(inner) + 1] = inner
         return rows
 
     def encode(self, text: str) -> list[int]:
         """Without markers."""
-        return [self._id[symbol] for word in _words(text) for symbol in self._joined(word)]
+        return [self.vocabulary[symbol] for word in _words(text) for symbol in self._joined(word)]
 
     def _joined(self, word: str) -> list[str]:
         if word in (START, END):
