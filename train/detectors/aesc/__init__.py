@@ -1,13 +1,16 @@
 """AESc with Stain noise: model, loss and scores as one detector. README.md maps the paper to the functions."""
 
+from functools import lru_cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from train.blocks.pixels import to_unit
-from train.config import THRESHOLD_SETTINGS
+from train.config import THRESHOLD_SETTINGS, ConfigError
+from train.data.defect_bank import DefectBank, open_bank, paste_defects
 from train.data.noise import corrupt
 from train.detectors.aesc.config import AEScConfig
 from train.detectors.aesc.loss import mean_squared_error, psnr
@@ -27,6 +30,7 @@ from train.players import one_network
 
 PerImage = Float[Array, " n"]
 DROPOUT_STREAM = 1  # folded into the run's seed, apart from what training draws
+PASTE_STREAM = 1  # folded into a step's key
 
 
 def build(config: AEScConfig, rngs: nnx.Rngs) -> AESc:
@@ -45,14 +49,37 @@ def build(config: AEScConfig, rngs: nnx.Rngs) -> AESc:
 def loss(model: AESc, images: Images, key: PRNGKeyArray, config: AEScConfig) -> tuple[PerImage, dict[str, PerImage]]:
     """MSE between the clean image and what the network makes of its corrupted copy, drawn afresh every time."""
     clean = to_unit(images, config.channels)
-    reconstruction = model(corrupt(key, clean, config.noise, config.stain))
+    reconstruction = model(corrupted(key, clean, config))
     return mean_squared_error(reconstruction, clean), {}
 
 
 def validate(model: AESc, images: Images, key: PRNGKeyArray, config: AEScConfig) -> dict[str, PerImage]:
     """PSNR of corrupted held-out images against the clean ones."""
     clean = to_unit(images, config.channels)
-    return {"psnr": psnr(model(corrupt(key, clean, config.noise, config.stain)), clean)}
+    return {"psnr": psnr(model(corrupted(key, clean, config)), clean)}
+
+
+def corrupted(key: PRNGKeyArray, clean: Float[Array, "n h w c"], config: AEScConfig) -> Float[Array, "n h w c"]:
+    """Noise on each image, or on a share of them generated defects."""
+    noisy = corrupt(key, clean, config.noise, config.stain)
+    if not config.defects_share:
+        return noisy
+    paste_key, choice_key = jax.random.split(jax.random.fold_in(key, PASTE_STREAM))
+    bank = _bank(config)
+    images = to_unit(jnp.asarray(bank.images), config.channels)
+    pasted = paste_defects(paste_key, clean, images, jnp.asarray(bank.masks, jnp.float32) / 255)
+    chosen = jax.random.bernoulli(choice_key, config.defects_share, (len(clean), 1, 1, 1))
+    return jnp.where(chosen, pasted, noisy)
+
+
+@lru_cache(maxsize=2)  # traced for the training step and for the validation
+def _bank(config: AEScConfig) -> DefectBank:
+    if config.defects is None:
+        raise ConfigError(
+            "This run is trained with generated defects, and their folder was not named. Go on with "
+            "--set defects=FOLDER."
+        )
+    return open_bank(config.defects, config.image_size)
 
 
 def fold_weights(model: AESc, _frozen: None, config: AEScConfig) -> tuple[FoldedAESc, Dropout | None]:

@@ -1,11 +1,14 @@
 """Settings of an AESc run. The defaults are the authors' Keras recipe (sheet: "Training recipe")."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from train.config import RunConfig
+from train.data.defect_bank import bank_digest
 from train.data.noise import NoiseModel, Stain
+from train.data.samples import DataError
 from train.detectors.aesc.model import DEPTH
 
 DROPOUT_RATES: dict[tuple[str, str], tuple[float, ...]] = {
@@ -16,6 +19,8 @@ DROPOUT_RATES: dict[tuple[str, str], tuple[float, ...]] = {
 
 
 class AEScConfig(RunConfig, frozen=True):
+    added_later: ClassVar[frozenset[str]] = frozenset({"defects_share", "defects_digest"})
+
     network: Literal["aesc", "ae"] = "aesc"  # with additive skips, or the baseline without
     filters: int = Field(16, ge=1)  # of the first level; doubled at each of six
     norm_momentum: float = Field(0.99, ge=0, lt=1)  # of batch normalisation's running statistics; Keras' default
@@ -28,6 +33,11 @@ class AEScConfig(RunConfig, frozen=True):
     stain_brightest: int = Field(220, ge=0, le=255)
     stain_irregularity: float = Field(0.1, ge=0, le=0.5)
     stain_blur: float = Field(0.0, ge=0, le=0.5)
+
+    # Generated defects, a folder that `synthesize` wrote: pasted on this share of the images in place of the noise
+    defects: Path | None = Field(None, exclude=True)
+    defects_share: float = Field(0.0, ge=0, le=1)
+    defects_digest: str = ""  # of that folder; found, not set
 
     scoring: Literal["by_contrast", "residual", "uncertainty"] = "by_contrast"
     defect_contrast: Literal["high", "low"] = "high"  # of the expected defects against what surrounds them
@@ -59,6 +69,30 @@ class AEScConfig(RunConfig, frozen=True):
         if not isinstance(self.dropout_rates, str):
             return self.dropout_rates
         return DROPOUT_RATES.get((self.network, self.dropout_rates), DROPOUT_RATES[self.network, "code"])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defects_by_digest(cls, settings: Any) -> Any:
+        """A run knows which defects it was trained with when their folder is gone."""
+        if not isinstance(settings, dict) or settings.get("defects") is None:
+            return settings
+        try:
+            found = bank_digest(Path(settings["defects"]))
+        except DataError as error:
+            raise ValueError(str(error).removesuffix(".")) from None
+        if settings.get("defects_digest", found) != found:
+            raise ValueError(
+                f"defects is {settings['defects']}, which does not hold what this run was started with. Name that "
+                "folder, or start a new run"
+            )
+        return {**settings, "defects_digest": found}
+
+    @model_validator(mode="after")
+    def _defects_are_used(self) -> "AEScConfig":
+        if bool(self.defects_share) != bool(self.defects_digest):
+            missing = "defects=FOLDER" if self.defects_share else "defects_share=0.5, or 1 for no other noise"
+            raise ValueError(f"defects and defects_share go together. Set {missing} too")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> "AEScConfig":
