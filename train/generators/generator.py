@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
 from train.data.defects import DefectSample
 from train.epochs import Material
@@ -16,6 +16,7 @@ from train.system import System
 
 Images = UInt8[Array, "n s s 3"]
 Control = Float[Array, "n s s k"]
+Keys = Key[Array, " n"]
 Noise = Float[Array, "n z"]  # all that an image's drawing is random by, as one row of numbers
 
 
@@ -35,6 +36,6 @@ class Generator(System):
     # (model, config) -> weights of what paints (any tree of arrays)
     fold: Callable[[Any, Any], Any]
     # (one key per image, config) -> the noise that `paint` takes
-    draw_noise: Callable[[PRNGKeyArray, Any], Noise]
+    draw_noise: Callable[[Keys, Any], Noise]
     # (weights, images, control, noise, strength in (0, 1], config) -> Painted; pure and traceable
     paint: Callable[[Any, Images, Control, Noise, Any, Any], Painted]

@@ -20,14 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from edge_agent.preprocess import Preprocessing
 from train.checkpoint import CheckpointError, Checkpoints
 from train.config import ConfigError, load_config
 from train.epochs import initial_state
 from train.generators.config import GeneratorConfig
-from train.generators.generator import Control, Generator, Images, Painted
+from train.generators.generator import Control, Generator, Images, Keys, Painted
 from train.generators.registry import find_generator
 from train.provenance import Value
 from train.run import RunError, preprocessing_of
@@ -72,12 +72,12 @@ class TrainedGenerator:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
-    def noise(self, keys: PRNGKeyArray) -> Float[Array, "n z"]:
+    def noise(self, keys: Keys) -> Float[Array, "n z"]:
         """What an image's drawing is random by; a row depends on its own key only."""
         return self.generator.draw_noise(keys, self.config)
 
     def paint(
-        self, images: Images, control: Control, keys: PRNGKeyArray, strength: float | Float[Array, " n"] = 1.0
+        self, images: Images, control: Control, keys: Keys, strength: float | Float[Array, " n"] = 1.0
     ) -> Painted:
         """Defects of the categories that `control` [n, s, s, k] asks for, where it asks for them.
 
@@ -87,7 +87,7 @@ class TrainedGenerator:
         noise = self.noise(keys)
         return self.generator.paint(self.weights, images, control, noise, jnp.asarray(strength), self.config)
 
-    def restore(self, images: Images, keys: PRNGKeyArray) -> Painted:
+    def restore(self, images: Images, keys: Keys) -> Painted:
         """The images without their defects; the mask is where something was taken away."""
         return self.paint(images, self.normal_control(len(images)), keys)
 
@@ -101,7 +101,7 @@ class TrainedGenerator:
         return jax.jit(partial(_paint, self.generator, self.config))
 
     def paint_batch(
-        self, images: UInt8[np.ndarray, "n s s 3"], control: Any, keys: PRNGKeyArray, strength: Any = 1.0
+        self, images: UInt8[np.ndarray, "n s s 3"], control: Any, keys: Keys, strength: Any = 1.0
     ) -> tuple[UInt8[np.ndarray, "n s s 3"], Float[np.ndarray, "n s s"]]:
         """As `paint`, by one compiled program per batch size; on the host."""
         per_image = jnp.broadcast_to(jnp.asarray(strength, jnp.float32), len(images))

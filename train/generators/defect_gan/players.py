@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Key, PRNGKeyArray, UInt8
 
 from train.blocks.pixels import to_signed
 from train.generators.defect_gan.config import DefectGANConfig
@@ -89,7 +89,7 @@ def flipped(x: Float[Array, "n h w c"], key: PRNGKeyArray, flips: str) -> Float[
     return jnp.where(down, x[:, ::-1], x) if flips == "both" else x
 
 
-def draw_noise(keys: PRNGKeyArray, config: DefectGANConfig) -> Float[Array, "n z"]:
+def draw_noise(keys: Key[Array, " n"], config: DefectGANConfig) -> Float[Array, "n z"]:
     """A row for each key."""
     return jax.vmap(lambda key: jax.random.normal(key, (config.noise_numbers,)))(keys)
 
