@@ -59,11 +59,12 @@ def crop_normal(
     paths = walk.images(images)
     marked = None if boxes is None else _read_boxes(boxes)
     if marked is not None:
-        paths = [path for path in paths if _key(path, images, marked) is not None]
+        paths = [path for path in paths if boxes and _key(path, images, boxes, marked) is not None]
     if not paths:
         silent = f" that {shown(boxes)} speaks of" if boxes else ""
         raise DataError(f"{shown(images)} holds no image{silent}. Give the folder of the full-size images.")
-    crops = list(_plan(paths, images, marked, size, count, seed))
+    avoided = {path: _of(path, images, boxes, marked) for path in paths}
+    crops = list(_plan(avoided, images, size, count, seed))
     if not crops:
         raise DataError(
             f"No patch of {size} x {size} pixels fits between the defects of the {len(paths)} images in "
@@ -83,19 +84,17 @@ def crop_normal(
     return len(crops)
 
 
-def _plan(
-    paths: list[Path], root: Path, marked: Mapping[str, list[Box]] | None, size: int, count: int, seed: int
-) -> Iterator[Crop]:
-    for position, path in enumerate(paths):
-        wanted = count // len(paths) + (position < count % len(paths))
+def _plan(boxes: Mapping[Path, list[Box]], root: Path, size: int, count: int, seed: int) -> Iterator[Crop]:
+    for position, (path, marked) in enumerate(boxes.items()):
+        wanted = count // len(boxes) + (position < count % len(boxes))
         name = relative_name(path, root)
         facts = inspect_image(path.read_bytes(), str(path))
         if facts.problem:
             raise DataError(facts.problem)
         width, height = facts.width or 0, facts.height or 0
-        avoided = [] if marked is None else list(marked[_key(path, root, marked) or ""])
+        avoided = list(marked)
         if facts.orientation > 1:  # some annotate what is stored, others what is shown: neither reading is cropped
-            avoided += [_upright(box, facts.orientation, width, height) for box in avoided]
+            avoided += [_upright(box, facts.orientation, width, height) for box in marked]
         if width < size or height < size:
             raise DataError(
                 f"{shown(path)} is {width} x {height} pixels, smaller than a patch of {size} x {size}. Take a smaller "
@@ -130,9 +129,17 @@ def _upright(box: Box, orientation: int, width: int, height: int) -> Box:
     return xs[0], ys[0], xs[1], ys[1]
 
 
-def _key(path: Path, root: Path, marked: Mapping[str, list[Box]]) -> str | None:
-    """The name by which the boxes know an image: its path below the folder, its name, or its stem."""
-    names = (relative_name(path, root), composed(path.name), composed(path.stem))
+def _of(path: Path, root: Path, boxes: Path | None, marked: Mapping[str, list[Box]] | None) -> list[Box]:
+    """An image's boxes."""
+    if boxes is None or marked is None:
+        return []
+    key = _key(path, root, boxes, marked)
+    return [] if key is None else marked[key]
+
+
+def _key(path: Path, root: Path, boxes: Path, marked: Mapping[str, list[Box]]) -> str | None:
+    """By which the boxes know an image: its path below its folder or theirs, its name, or its stem."""
+    names = (relative_name(path, boxes.parent), relative_name(path, root), composed(path.name), composed(path.stem))
     return next((name for name in names if name in marked), None)
 
 
