@@ -10,6 +10,7 @@ import numpy as np
 from export.lower.dtypes import onnx_type
 from export.lower.errors import UnsupportedError
 from export.lower.layout import Tensor, arranged, as_tensor, common_order, extended, in_full
+from export.lower.lookup import looked_up
 from export.lower.reductions import with_axis
 from export.lower.registry import Operation, lowers
 from export.lower.resize import repeated, repeats
@@ -95,8 +96,11 @@ def pad(operation: Operation) -> Tensor:
 def gather(operation: Operation) -> Tensor:
     """Elements at places known at export, as x[:, 1:5:2, 0], x[..., places] or jnp.take(x, places, axis) write it.
 
-    JAX numbers every indexed axis; those that a constant or one axis of the result selects are taken one by one.
+    JAX numbers every indexed axis; those that a constant or one axis of the result selects are taken one by one. Places
+    known only when the model runs choose whole rows of a table.
     """
+    if isinstance(operation.inputs[1], Tensor):
+        return looked_up(operation, operation.inputs[1])
     indices, x = operation.constant(1, "indices"), operation.tensor()
     numbers = operation.params["dimension_numbers"]
     operation.require(not numbers.operand_batching_dims, "a gather of each image by its own places is not lowered")

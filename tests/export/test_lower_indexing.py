@@ -153,9 +153,30 @@ def test_an_index_outside_is_refused():
         check(lambda x: x.at[:, np.array([1, 7])].get(mode="fill"), (4,))
 
 
-def test_indices_that_depend_on_the_image_are_refused():
-    with pytest.raises(LoweringError, match="its indices depend on the image; only indices known at export"):
+def near_the_table(generator, shape):
+    """Some lie outside of a table of 7."""
+    return generator.integers(-3, 10, shape)
+
+
+@few
+@given(shape=st.lists(small, max_size=2), axis=st.integers(0, 2), dtype=st.sampled_from([np.int32, np.uint8]))
+def test_rows_of_a_table_by_numbers_that_come_in(shape, axis, dtype):
+    sizes = [2, 3, 4]
+    sizes[axis] = 7
+    table = np.random.default_rng(axis).standard_normal(sizes).astype(np.float32)
+    draw = near_the_table if dtype == np.int32 else (lambda *given: np.abs(near_the_table(*given)))
+    check(lambda i: jnp.take(table, i, axis=axis, mode="clip") + 1, shape, proves="gather", dtype=dtype, draw=draw)
+
+
+def test_rows_of_a_table_that_comes_in_too():
+    check(lambda x: jnp.take(jnp.sum(channels_first(x), axis=0), jnp.argmax(x, axis=1), axis=1, mode="clip"), (3, 4, 2))
+
+
+def test_indices_that_depend_on_the_image_and_may_miss_are_refused():
+    with pytest.raises(LoweringError, match="outside of the table it gives NaN; write jnp.take"):
         check(lambda x: jnp.take(jnp.arange(5.0), jnp.argmax(x, axis=1)), (5,))
+    with pytest.raises(LoweringError, match="its indices depend on the input; such indices are lowered for whole rows"):
+        check(lambda x: jnp.ones((5, 4))[jnp.argmax(x, axis=1), jnp.argmin(x, axis=1)], (5,))
 
 
 def test_several_indexed_axes_are_refused():
