@@ -67,7 +67,7 @@ def test_its_configs(name):
 
 def test_a_training_with_synthetic_images_is_judged_on_real_ones_alone(tmp_path, real, synthetic):
     config = tiny("epochs=6", "steps_per_epoch=8")
-    result = fit_classifier(config, open_defects(real), tmp_path / "run", synthetic=synthetic)
+    result = fit_classifier(config, open_defects(real), tmp_path / "run", synthetic=[synthetic])
     assert (result.n_train, result.n_synthetic, result.n_test) == (30, 12, 12)  # neither masks nor backgrounds
     assert result.steps == 48
     assert result.accuracy > 0.6  # of three kinds
@@ -139,5 +139,5 @@ def test_what_is_refused(tmp_path, real, synthetic):
     write(synthetic / "test" / "hole", 2, 60)
     config = resolved(tiny(), open_defects(real))
     with pytest.raises(DataError, match=r"hole is of no class that the real images have: across, down"):
-        load_data(config, open_defects(real), synthetic)
+        load_data(config, open_defects(real), [synthetic])
     assert not (tmp_path / "run").exists()

@@ -14,7 +14,6 @@ from train.backbones.inception import INCEPTION_V3, INCEPTION_V3_FID, inception_
 from train.backbones.mobilenet import MOBILENET_V1_025
 from train.backbones.weight_file import WeightFile
 from train.quality.compare import compare, distances
-from train.quality.contact_sheet import Shown, contact_sheet, sheet
 from train.quality.networks import feature_network
 from train.quality.wording import sentences
 
@@ -136,15 +135,3 @@ def test_what_is_said_of_folders_that_cannot_be_compared(tmp_path, folders):
     assert "no class is in both" in refused(real, tmp_path / "others", *features)
     (tmp_path / "notes.safetensors").write_bytes(b"no weights")
     assert "can't be read as safetensors" in refused(real, generated, "--features", tmp_path / "notes.safetensors")
-
-
-def test_the_contact_sheet_shows_normal_mask_defect_and_restored_in_a_row():
-    normal, defect, restored = (np.full((2, 4, 4, 3), value, np.uint8) for value in (10, 20, 30))
-    shown = Shown(normal, np.full((2, 4, 4), 0.5, np.float32), defect, restored)
-    drawn = sheet(shown)
-    assert [int(drawn[0, column, 0]) for column in (0, 6, 12, 18)] == [10, 128, 20, 30]
-    section = contact_sheet({"dent": shown, "scratch": shown}, ("Not chosen.",))
-    assert [name for _, name in section.pictures] == [
-        "dent: normal, mask, defect, restored",
-        "scratch: normal, mask, defect, restored",
-    ]

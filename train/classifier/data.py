@@ -52,7 +52,7 @@ def labels_of(categories: Sequence[str], config: ClassifierConfig) -> Float[np.n
     return row
 
 
-def load_data(config: ClassifierConfig, defects: DefectSet, synthetic: Path | None) -> ClassifierData:
+def load_data(config: ClassifierConfig, defects: DefectSet, synthetic: Sequence[Path]) -> ClassifierData:
     """DataError where there is nothing to test on, or a synthetic class that the real images lack."""
     if not defects.held_out:
         raise DataError(f"{shown(defects.root)} has no test images, so nothing could be said of a classifier.")
@@ -83,12 +83,13 @@ def _load(samples: Sequence[DefectSample], config: ClassifierConfig) -> Labelled
     return Labelled(images, np.stack([labels_of(sample.categories, config) for sample in samples]))
 
 
-def _synthetic(config: ClassifierConfig, folder: Path | None) -> Labelled | None:
-    if folder is None:
+def _synthetic(config: ClassifierConfig, folders: Sequence[Path]) -> Labelled | None:
+    if not folders:
         return None
     paths: list[Path] = []
     rows: list[np.ndarray] = []
-    for name, of_class in open_image_set(folder).by_class.items():
+    found = [(folder, *of_class) for folder in folders for of_class in open_image_set(folder).by_class.items()]
+    for folder, name, of_class in found:
         if name not in (*config.categories, *NORMAL):
             raise DataError(
                 f"{shown(folder / name)} is of no class that the real images have: {', '.join(config.categories)}. "

@@ -1,7 +1,7 @@
 """A classifier trained on real images, with synthetic ones or without, and judged on real test images."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,15 @@ class Result:
 
 
 def fit_classifier(
-    config: ClassifierConfig, defects: DefectSet, out: Path, *, synthetic: Path | None = None, resume: bool = False
+    config: ClassifierConfig, defects: DefectSet, out: Path, *, synthetic: Sequence[Path] = (), resume: bool = False
 ) -> Result:
     """Trains into the folder `out`, writes out/result.json and returns it.
 
-    With and without synthetic images a run takes the same number of steps, so that neither is trained longer.
+    `synthetic` are folders that `synthesize` wrote, of drawn defects and of restored images. With and without them a
+    run takes the same number of steps, so that neither is trained longer.
     Raises DataError, ConfigError, RunError, TrainingDiverged.
     """
-    if config.source_weight and synthetic is None:
+    if config.source_weight and not synthetic:
         raise ConfigError(
             f"source_weight is {config.source_weight:g}, but there are no synthetic images to tell from real ones. "
             "Give them, or leave source_weight 0."
