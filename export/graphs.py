@@ -79,10 +79,13 @@ def held(network: Network, model: onnx.ModelProto) -> float:
 
 
 def random_inputs(network: Network, batch: int) -> dict[str, np.ndarray]:
-    """Between 0 and 1, which suits images, moments and counts alike."""
+    """From 0 up to the limit of each input: 1 suits images, moments and counts alike."""
     generator = np.random.default_rng(batch)
     sizes = {
         name: tuple(batch if size == "batch" else int(size) for size in array.shape)
         for name, array in network.inputs.items()
     }
-    return {name: np.asarray(generator.uniform(0, 1, size), network.inputs[name].dtype) for name, size in sizes.items()}
+    return {
+        name: np.asarray(generator.uniform(0, network.inputs[name].limit, size), network.inputs[name].dtype)
+        for name, size in sizes.items()
+    }

@@ -11,6 +11,7 @@ class Array(NamedTuple):
 
     shape: tuple[int | str, ...]
     dtype: type = np.float32
+    limit: float = 1.0  # what is tried lies in 0 .. limit, limit itself left out
 
 
 class Network(NamedTuple):

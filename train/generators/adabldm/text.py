@@ -32,6 +32,23 @@ class ClipSpec:
     layers: int = 12
 
 
+@dataclass(frozen=True)
+class WordSpec:
+    """Sizes of a table of hashed words."""
+
+    words: int  # rows; 0 is no word
+    tokens: int
+    width: int
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """Sizes of a table of whole prompts."""
+
+    tokens: int  # that a prompt becomes
+    width: int
+
+
 class ClipLayer(nnx.Module):
     """Attention to the tokens before, then two linear maps, each behind a norm and beside a shortcut."""
 
@@ -53,13 +70,13 @@ class ClipText(nnx.Module):
     """tau: the last layer's tokens, through the final norm."""
 
     def __init__(self, spec: ClipSpec, *, rngs: Draw):
-        self.tokens = drawn(rngs, (spec.vocabulary, spec.width), EMBEDDING_SPREAD)
+        self.table = drawn(rngs, (spec.vocabulary, spec.width), EMBEDDING_SPREAD)
         self.positions = drawn(rngs, (spec.tokens, spec.width), EMBEDDING_SPREAD)
         self.layers = nnx.List([ClipLayer(spec, rngs=rngs) for _ in range(spec.layers)])
         self.norm = LayerNorm(spec.width, rngs=rngs)
 
     def __call__(self, ids: Ids) -> Context:
-        x = _looked_up(self.tokens, ids) + self.positions[...]
+        x = _looked_up(self.table, ids) + self.positions[...]
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)
@@ -68,24 +85,24 @@ class ClipText(nnx.Module):
 class WordTable(nnx.Module):
     """An embedding per hashed word and one per place, added."""
 
-    def __init__(self, words: int, tokens: int, width: int, *, rngs: Draw):
-        self.words = drawn(rngs, (words, width), EMBEDDING_SPREAD)
-        self.positions = drawn(rngs, (tokens, width), EMBEDDING_SPREAD)
+    def __init__(self, spec: WordSpec, *, rngs: Draw):
+        self.table = drawn(rngs, (spec.words, spec.width), EMBEDDING_SPREAD)
+        self.positions = drawn(rngs, (spec.tokens, spec.width), EMBEDDING_SPREAD)
 
     def __call__(self, ids: Ids) -> Context:
-        return _looked_up(self.words, ids) + self.positions[...]
+        return _looked_up(self.table, ids) + self.positions[...]
 
 
 class LabelTable(nnx.Module):
     """A few tokens per known prompt; label 0 is the empty one."""
 
-    def __init__(self, labels: int, tokens: int, width: int, *, rngs: Draw):
-        self.tokens, self.width = tokens, width
-        self.labels = drawn(rngs, (labels, tokens * width), EMBEDDING_SPREAD)
+    def __init__(self, spec: LabelSpec, labels: int, *, rngs: Draw):
+        """`labels`: without the empty one."""
+        self.spec = spec
+        self.table = drawn(rngs, (labels + 1, spec.tokens * spec.width), EMBEDDING_SPREAD)
 
-    def __call__(self, ids: Ids) -> Context:
-        """ids: one label per prompt."""
-        return _looked_up(self.labels, ids).reshape(ids.shape[0], self.tokens, self.width)
+    def __call__(self, ids: Int[Array, "n 1"]) -> Context:
+        return _looked_up(self.table, ids).reshape(ids.shape[0], self.spec.tokens, self.spec.width)
 
 
 def _looked_up(table: nnx.Param, ids: Ids) -> Float[Array, "n t c"]:

@@ -16,7 +16,7 @@ _INSIDE = {
 def clip_text(spec: ClipSpec) -> Published:
     def layouts(leaves: Leaves) -> tuple[Layout, ...]:
         places = {
-            "tokens": "embeddings.token_embedding.weight",
+            "table": "embeddings.token_embedding.weight",
             "positions": "embeddings.position_embedding.weight",
             **{f"layers.{n}": f"encoder.layers.{n}" for n in range(spec.layers)},
             "norm": "final_layer_norm",

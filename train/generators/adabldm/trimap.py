@@ -24,6 +24,11 @@ class TrimapSpec:
 
     widths: tuple[int, ...] = (16, 32, 96, 256)
 
+    @property
+    def factor(self) -> int:
+        """Pixels of the trimap per latent cell and side."""
+        return int(2 ** (len(self.widths) - 1))
+
 
 class TrimapEmbedding(nnx.Module):
     """zeta: a trimap of the image's size -> a map of the latent's size, at first 0 everywhere."""
