@@ -142,6 +142,14 @@ def evaluate(
     run: Annotated[
         Path | None, typer.Option("--run", help="The run folder, for held-out images where FOLDER has no defects.")
     ] = None,
+    generator: Annotated[
+        list[Path],
+        typer.Option(
+            "--generator",
+            metavar="FOLDER",
+            help="A generator's run, or what it drew: images that it was trained on are left out. Repeatable.",
+        ),
+    ] = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Judge what ships: the metrics of `train evaluate`, of the bundle, through the agent's engine."""
@@ -149,18 +157,24 @@ def evaluate(
         from edge_agent.bundle import open_bundle
         from export.evaluate import evaluate_bundle
         from train.data.folder import open_dataset
+        from train.data.left_out import leave_out, splits_of
         from train.evaluate import write_metrics
         from train.progress import Work
         from train.run import held_out_with_stains, open_run
 
         opened = open_bundle(folder)
-        dataset = open_dataset(data)
+        known = leave_out(open_dataset(data), splits_of(run, generator))
+        dataset = known.dataset
+        if known.left_out:
+            _say(known.sentence())
         defective = any(not sample.is_good for sample in dataset.test)
         held_out = held_out_with_stains(open_run(run)) if run is not None and not defective else None
         if not out.parent.is_dir():
             raise InputError(f"--out {out}: the folder {out.parent} does not exist. Make it, or name another file.")
         with Work("scoring", len(dataset.test)) as work:
             metrics = evaluate_bundle(opened, dataset, held_out=held_out, on_progress=work.reached)
+        if known.left_out:
+            metrics["left_out"] = {"n": len(known.left_out), "why": known.sentence()}
         write_metrics(out, metrics)
         if as_json:
             typer.echo(out.read_text(), nl=False)

@@ -25,6 +25,14 @@ Data = Annotated[
     Path, typer.Option("--data", help="Folder of images (docs/data.md) or a .csv table.", show_default=False)
 ]
 Settings = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
+Generators = Annotated[
+    list[Path],
+    typer.Option(
+        "--generator",
+        metavar="FOLDER",
+        help="A generator's run, or what it drew: images that it was trained on are left out. Repeatable.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 
@@ -57,7 +65,7 @@ def fit(
             f"{detector} with {path} (digest {config_digest(resolved)}) on {jax.default_backend()}, "
             f"{len(dataset.train)} good images"
         )
-        check_data(dataset, _say)
+        check_data(dataset, _say, [resolved.generated_defects] if resolved.generated_defects else [])
         thresholds = train_run(system, resolved, dataset, out, product=product or data.resolve().stem, resume=resume)
         if as_json:
             _print_json({"run": str(out), "thresholds": thresholds.model_dump()})
@@ -71,6 +79,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="The run folder.", show_default=False)],
     data: Data,
     settings: Settings = [],  # noqa: B006
+    generator: Generators = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Judge a run on test images: RUN/metrics.json and RUN/report.html."""
@@ -81,7 +90,7 @@ def evaluate(
 
         trained = open_run(run, settings)
         thresholds_of(trained)  # says what is missing before any image is read
-        metrics = judge_run(trained, open_dataset(data))
+        metrics = judge_run(trained, open_dataset(data), generator, _say)
         if as_json:
             typer.echo((run / "metrics.json").read_text())
         else:

@@ -16,6 +16,7 @@ from train.data.check import Finding, as_lines, check
 from train.data.defect_check import check_defects
 from train.data.defects import DefectSet
 from train.data.folder import DataError, Dataset
+from train.data.left_out import leave_out, remember, splits_of
 from train.detectors import Detector, find_detector
 from train.epochs import TrainingDiverged
 from train.evaluate import EvaluationError, evaluate, write_metrics
@@ -65,8 +66,13 @@ def faults(dataset: Dataset, say: Say) -> list[Finding]:
     return [finding for finding in findings if finding.severity == "error"]
 
 
-def check_data(dataset: Dataset, say: Say) -> None:
-    """A line per finding. DataError where training would be wrong."""
+def check_data(dataset: Dataset, say: Say, generators: Sequence[Path] = ()) -> None:
+    """A line per finding. DataError where training would be wrong.
+
+    `generators` are folders of generated defects: test images that their generator was trained on are named.
+    """
+    if leak := leave_out(dataset, splits_of(None, generators)).finding():
+        say(str(leak))
     if errors := faults(dataset, say):
         raise DataError(
             f"{len(errors)} of these would make the training wrong; nothing was trained. Mend them and start again."
@@ -89,12 +95,24 @@ def train_run(
     detector: Detector, config: RunConfig, dataset: Dataset, out: Path, *, product: str, resume: bool
 ) -> Thresholds:
     """Trains on checked data, or goes on, and fits the thresholds."""
-    return fit_detector(detector, config, dataset, out, product=product, resume=resume)
+    thresholds = fit_detector(detector, config, dataset, out, product=product, resume=resume)
+    if config.generated_defects is not None:
+        remember(config.generated_defects, out)
+    return thresholds
 
 
-def judge_run(run: TrainedRun, dataset: Dataset) -> dict[str, Any]:
-    """Scores the test images; writes RUN/report.html, then RUN/metrics.json, and returns what that holds."""
+def judge_run(
+    run: TrainedRun, dataset: Dataset, generators: Sequence[Path] = (), say: Say = lambda line: None
+) -> dict[str, Any]:
+    """Scores the test images; writes RUN/report.html, then RUN/metrics.json, and returns what that holds.
+
+    Images that a generator of the run, or one of `generators`, was trained on are left out.
+    """
     thresholds = thresholds_of(run)
+    known = leave_out(dataset, splits_of(run.folder, generators))
+    dataset = known.dataset
+    if known.left_out:
+        say(known.sentence())
     defective = any(not sample.is_good for sample in dataset.test)
     held_out = None if defective else held_out_with_stains(run)
     with Work("scoring", len(dataset.test) + (2 * len(held_out.images) if held_out else 0)) as work:
@@ -107,6 +125,8 @@ def judge_run(run: TrainedRun, dataset: Dataset) -> dict[str, Any]:
             held_out=held_out,
             on_progress=work.reached,
         )
+    if known.left_out:
+        evaluation.metrics["left_out"] = {"n": len(known.left_out), "why": known.sentence()}
     write_report(
         run.folder / "report.html",
         evaluation,

@@ -59,6 +59,11 @@ class RunConfig(TrainingConfig, frozen=True):
     target_false_reject_rate: float = Field(0.01, gt=0, lt=1)
     pixel_quantile: float = Field(0.999, gt=0, lt=1)  # of held-out good pixels; the anomaly map's threshold
 
+    @property
+    def generated_defects(self) -> Path | None:
+        """A folder of generated defects that the training uses."""
+        return None
+
 
 THRESHOLD_SETTINGS = frozenset({"target_false_reject_rate", "pixel_quantile"})  # read after training only
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from train.data.batches import load_images
+from train.data.left_out import remember
 from train.data.samples import DataError
 from train.durable import write_text
 from train.fit_threshold import ThresholdError, Thresholds
@@ -80,6 +81,8 @@ def refit(folder: Path, defects: Path | None) -> Refit:
         with Work("reading generated defects", len(paths)) as work:
             drawn = load_images(paths, run.preprocessing.model_copy(update={"crop": None}), work.done)
         result = between(run, thresholds, drawn, before)
+    if defects is not None:
+        remember(defects, folder)
     write_text(folder / "thresholds.json", result.thresholds.model_dump_json(indent=2))
     return result
 

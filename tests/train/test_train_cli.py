@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from train.__main__ import app
+from train.data.defects import open_defects, split_json
 from train.data.draw import draw_product_line
 
 FIT = ("--config", "tiny", "--set", "filters=2", "--set", "epochs=1", "--set", "steps_per_epoch=4")
@@ -51,6 +52,19 @@ def test_evaluate_writes_metrics_and_one_page(fitted, line):
     assert metrics["seed"] == 0
     assert set(metrics["escape_rate"]) == {path.name for path in (line / "test").iterdir()} - {"good"}
     assert "<html" in (fitted / "report.html").read_text()
+
+
+def test_evaluate_leaves_out_what_a_generator_was_trained_on(fitted, line, tmp_path):
+    split = split_json(open_defects(line, defects_per_type=1))
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    done = run("evaluate", fitted, "--data", line, "--generator", tmp_path)
+    assert done.exit_code == 0, done.output
+    metrics = json.loads((fitted / "metrics.json").read_text())
+    types = len(split["categories"])
+    assert metrics["left_out"]["n"] == types
+    assert set(metrics["n_per_defect"].values()) == {1}
+    assert f"{types} test images are left out, for a generator" in done.stderr
+    assert "test images are left out, for a generator" in (fitted / "report.html").read_text()
 
 
 def test_a_flat_folder_of_good_images_is_enough(line, tmp_path):

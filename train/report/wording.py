@@ -74,6 +74,8 @@ def key_figures(metrics: Mapping[str, Any]) -> list[list[KeyFigure]]:
 def meaning(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the numbers mean for the line, and how far they can be trusted: heading and text of each paragraph."""
     paragraphs = [("Good parts", _on_good_parts(metrics)), ("Threshold", metrics["threshold_fit"]["rule"])]
+    if left_out := metrics.get("left_out"):
+        paragraphs.append(("Left out", left_out["why"]))
     if metrics["n_defective"]:
         paragraphs.append(("Defective parts", _on_defective_parts(metrics)))
     else:

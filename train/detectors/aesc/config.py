@@ -46,6 +46,10 @@ class AEScConfig(RunConfig, frozen=True):
     quantise: bool = False  # round the reconstruction to whole grey levels first, as the authors do
 
     @property
+    def generated_defects(self) -> Path | None:
+        return self.defects
+
+    @property
     def stain(self) -> Stain:
         return Stain(
             self.stain_smallest,
