@@ -135,7 +135,7 @@ def pairs(config):
 def gradients_agree(network, entries, grads):
     for name, parameter in network.named_parameters():
         np.testing.assert_allclose(
-            parameter.grad, as_theirs(entries[name], parameter.shape), rtol=1e-6, atol=1e-9, err_msg=name
+            parameter.grad, as_theirs(entries[name], parameter.shape), rtol=1e-5, atol=1e-7, err_msg=name
         )
     assert grads
 
@@ -167,7 +167,7 @@ def test_losses_and_gradients_of_both_players_are_pytorchs(exclusive, form):
         real = torch.cat([images[2:], images[:2]])
         share = nchw(jax.random.uniform(for_mix, (4, 1, 1, 1)))
         theirs = plain.critic_loss(critic, real, drawn, asked, share, exclusive=exclusive)
-        np.testing.assert_allclose(ours, theirs.item(), rtol=1e-9)
+        np.testing.assert_allclose(ours, theirs.item(), rtol=1e-7)
         theirs.backward()
         of_grads = nnx.merge(graph, grads, rest)
         gradients_agree(critic, weights(of_grads)[1], grads)
@@ -182,7 +182,7 @@ def test_losses_and_gradients_of_both_players_are_pytorchs(exclusive, form):
         theirs = plain.generator_loss(
             generator, critic, images, tensor(cycles.asked), there, back, noises, exclusive=exclusive
         )
-        np.testing.assert_allclose(ours, theirs.item(), rtol=1e-9)
+        np.testing.assert_allclose(ours, theirs.item(), rtol=1e-7)
         theirs.backward()
         gradients_agree(generator, weights(nnx.merge(graph, grads, rest))[0], grads)
 

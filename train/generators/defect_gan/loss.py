@@ -75,4 +75,5 @@ def generator_loss(
 
 def risen(weight: float, updates: Float[Array, ""], total: int, share: float) -> Float[Array, ""]:
     """A weight that rises from 0 in the first `share` of all updates (sheet: Pitfalls 1)."""
-    return weight * jnp.minimum(1.0, updates / max(share * total, 1.0))
+    rise = share * total
+    return weight * (jnp.minimum(1.0, updates / rise) if rise >= 1 else jnp.ones_like(updates))

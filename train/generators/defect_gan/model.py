@@ -18,7 +18,7 @@ from train.generators.defect_gan.convolution import Convolution
 from train.generators.defect_gan.critic import Critic
 
 Maps = Float[Array, "n h w c"]
-Control = Float[Array, "n h w k"]
+Control = Float[Array, "n _h _w k"]  # of the image's size, whatever the map's is
 EPSILON = 1e-5
 
 
@@ -39,7 +39,7 @@ class InstanceNorm(nnx.Module):
     def __init__(self, channels: int):
         self.scale, self.shift = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
 
-    def __call__(self, x: Maps, control: Control | None = None) -> Maps:
+    def __call__(self, x: Maps, control: Control) -> Maps:
         return normalised(x) * self.scale[...] + self.shift[...]
 
 
@@ -72,7 +72,7 @@ class Block(nnx.Module):
     def __init__(self, conv: Convolution, norm: InstanceNorm | Spade, way: str, form: Form):
         self.conv, self.norm, self.way, self.form = conv, norm, way, form
 
-    def __call__(self, x: Maps, control: Control) -> Maps:
+    def __call__(self, x: Maps, control: Control) -> Float[Array, "n h2 w2 o"]:
         kernel, side = self.conv.kernel[...], x.shape[1]
         if self.way == "down":
             x = strided_conv(x, kernel, side // 2, 1, self.form)
@@ -134,6 +134,7 @@ class Generator(nnx.Module):
         self, image: Float[Array, "n h w c"], control: Float[Array, "n h w k"], noise: Float[Array, "n z"]
     ) -> Layer:
         """`noise` holds the maps of all blocks, one after the other (`draw_noise`)."""
+        image, control = (x.astype(self.foreground.kernel.dtype) for x in (image, control))
         x = jnp.concatenate([image, control], axis=-1) if self.control_is_input else image
         used = 0
         for number, block in enumerate(self.blocks):
