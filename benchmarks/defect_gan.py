@@ -98,6 +98,9 @@ def main(
     ] = "",
     runs: Annotated[Path, typer.Option(help="Where run folders and drawn images are kept.")] = Path("runs/defect_gan"),
     only: Annotated[str, typer.Option(help="Only rows whose name holds this text.")] = "",
+    as_it_is: Annotated[
+        bool, typer.Option("--as-it-is", help="Take a generator that is still in training at its newest checkpoint.")
+    ] = False,
     table: Annotated[bool, typer.Option("--table", help="Print the tables and run nothing.")] = False,
 ) -> None:
     """Run the missing rows and print all."""
@@ -105,7 +108,7 @@ def main(
         if data is None or not features:
             raise typer.BadParameter("name the folder that holds the sets (--data) and a network (--features)")
         runs.mkdir(parents=True, exist_ok=True)
-        bench = Bench(data, runs, features)
+        bench = Bench(data, runs, features, as_it_is)
         for row in ROWS:
             if only in row.name:
                 kept(row, bench)
@@ -151,7 +154,7 @@ def training_table(records: Iterable[dict[str, Any]]) -> list[str]:
     ]
     for r in records:
         lines.append(
-            f"| {_of(r)} | {r['generator_updates']} | {r['smallest_mean_mask']:.3f} to {r['largest_mean_mask']:.3f} | "
+            f"| {_of(r)} | {r['generator_updates']} of {r['of_generator_updates']} | {r['smallest_mean_mask']:.3f} to {r['largest_mean_mask']:.3f} | "
             f"{r['background_max_abs_grey_levels']}/255 | {r['pixels_outside_the_mask']:.0%} |"
         )
     return lines

@@ -47,6 +47,7 @@ class Bench:
     data: Path
     runs: Path
     features: str
+    as_it_is: bool = False  # a generator's run that has not ended is taken at its newest checkpoint
 
     @cached_property
     def network(self) -> FeatureNetwork:
@@ -58,6 +59,8 @@ class Bench:
     def generator(self, dataset: str, settings: Sequence[str] = (), name: str = "cpu") -> Path:
         """The run folder of a generator, trained with every checkpoint kept unless it is there."""
         out = self.runs / f"{dataset}-{name}"
+        if self.as_it_is and (out / "checkpoints").exists():
+            return out
         system = find_generator("defect_gan")
         config = load_config(find_config(system.name, "cpu"), system.schema, settings)
         defects = self.defects(dataset)
@@ -122,6 +125,7 @@ def about_run(folder: Path) -> dict[str, Any]:
         "data_digest": provenance["data_digest"],
         "seed": run.config.seed,
         "generator_updates": run.step,
+        "of_generator_updates": run.config.epochs * run.config.steps_per_epoch,
         "critic_updates": run.step * run.config.critic_steps,
     }
 
