@@ -154,7 +154,8 @@ def training_table(records: Iterable[dict[str, Any]]) -> list[str]:
     ]
     for r in records:
         lines.append(
-            f"| {_of(r)} | {r['generator_updates']} of {r['of_generator_updates']} | {r['smallest_mean_mask']:.3f} to {r['largest_mean_mask']:.3f} | "
+            f"| {_of(r)} | {r['generator_updates']} of {r['of_generator_updates']} | "
+            f"{r['smallest_mean_mask']:.3f} to {r['largest_mean_mask']:.3f} | "
             f"{r['background_max_abs_grey_levels']}/255 | {r['pixels_outside_the_mask']:.0%} |"
         )
     return lines
