@@ -32,8 +32,8 @@ def kl_half(spec: KLSpec, half: Half) -> Published:
         now, then = (Names(places, names | shortcut) for names in (_ATTENTION_NOW, _ATTENTION_2022))
         original = Names(_original(spec, half), _ATTENTION_ORIGINAL | {"shortcut": "nin_shortcut"})
         return (
-            Layout("diffusers", parts_of(leaves, now.key), other, ("vae.",)),
-            Layout("diffusers of 2022", parts_of(leaves, then.key), other, ("vae.",)),
+            Layout("diffusers", parts_of(leaves, now.key), other),
+            Layout("diffusers of 2022", parts_of(leaves, then.key), other),
             Layout(
                 "original",
                 parts_of(leaves, original.key, _AS_CONV),

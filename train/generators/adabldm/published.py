@@ -66,8 +66,7 @@ def _refusal(file: WeightFile, name: str, layouts: Sequence[Layout], leaves: Lea
     if any(key in found for layout in layouts for key in layout.published(leaves)):
         return f"{file.path} does not fit {name}: {problem}. Set the sizes that it was trained with, or bring its file."
     expected = " or ".join(
-        f"{layout.prefixes[0] if layout.prefixes else ''}{next(iter(layout.published(leaves)))} ({layout.name})"
-        for layout in layouts
+        f"{''.join(layout.prefixes[:1])}{next(iter(layout.published(leaves)))} ({layout.name})" for layout in layouts
     )
     first = next(iter(file.shapes), None)
     held = f"its first key is {first}" if first else "it holds no tensors"

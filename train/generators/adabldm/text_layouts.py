@@ -25,7 +25,7 @@ def clip_text(spec: ClipSpec) -> Published:
         unused = (
             rf"embeddings\.position_ids|(vision_model|visual_projection|text_projection)\..*|logit_scale|{CHECKPOINT}"
         )
-        prefixes = ("cond_stage_model.transformer.", "text_encoder.", "text_model.")
+        prefixes = ("text_model.", "cond_stage_model.transformer.text_model.")
         return (Layout("transformers", parts, unused, prefixes),)
 
     return Published("CLIP's text encoder", layouts)

@@ -37,7 +37,7 @@ def denoiser(spec: UNetSpec) -> Published:
     def layouts(leaves: Leaves) -> tuple[Layout, ...]:
         diffusers, original = Names(_diffusers(spec), _DIFFUSERS), Names(_original(spec), _ORIGINAL)
         return (
-            Layout("diffusers", parts_of(leaves, diffusers.key, _AS_CONV), unused="", prefixes=("unet.",)),
+            Layout("diffusers", parts_of(leaves, diffusers.key, _AS_CONV), unused=""),
             Layout(
                 "original",
                 parts_of(leaves, original.key, _AS_CONV),
@@ -77,7 +77,7 @@ def trimap_encoder(spec: UNetSpec, trimap: TrimapSpec) -> Published:
             _ORIGINAL,
         )
         return (
-            Layout("diffusers", parts_of(leaves, diffusers.key, _AS_CONV), unused="", prefixes=("controlnet.",)),
+            Layout("diffusers", parts_of(leaves, diffusers.key, _AS_CONV), unused=""),
             Layout(
                 "original", parts_of(leaves, original.key, _AS_CONV), unused=CHECKPOINT, prefixes=("control_model.",)
             ),

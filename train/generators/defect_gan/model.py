@@ -60,7 +60,7 @@ class Noise(nnx.Module):
     """x + w e: Gaussian noise, one map for all channels, with a learned strength per channel."""
 
     def __init__(self, channels: int, start: float):
-        self.strength = nnx.Param(jnp.full(channels, start))
+        self.strength = nnx.Param(start * jnp.ones(channels))  # not `full`, whose weak type would compile a step twice
 
     def __call__(self, x: Maps, noise: Float[Array, "n h w 1"]) -> Maps:
         return x + self.strength[...] * noise
@@ -128,7 +128,7 @@ class Generator(nnx.Module):
         self.foreground = Convolution(7, f, channels, rngs=rngs)
         self.mask = Convolution(7, f, 1, bias=True, rngs=rngs) if config.composition else None
         if self.mask is not None and self.mask.bias is not None:
-            self.mask.bias[...] = jnp.full(1, math.log(config.mask_start / (1 - config.mask_start)))
+            self.mask.bias[...] = jnp.ones(1) * math.log(config.mask_start / (1 - config.mask_start))
 
     def __call__(
         self, image: Float[Array, "n h w c"], control: Float[Array, "n h w k"], noise: Float[Array, "n z"]

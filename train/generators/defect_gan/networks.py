@@ -5,9 +5,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from train.generators.defect_gan.config import DefectGANConfig
+from train.generators.defect_gan.model import Block, Generator
 from train.generators.defect_gan.sample import paint
 from train.generators.generator import Painted
 from train.networks import Array as Shaped
@@ -17,6 +19,7 @@ from train.networks import Network
 def networks(run: Any) -> Sequence[Network]:
     """Of a TrainedGenerator: generator. The noise is an input, so that an engine draws what JAX draws."""
     config: DefectGANConfig = run.config
+    weights = _plain(run.weights)
     size, controls = config.image_size, config.control_channels
 
     def generator(
@@ -25,15 +28,15 @@ def networks(run: Any) -> Sequence[Network]:
         noise: Float[Array, "n z"],
         strength: Float[Array, " n"],
     ) -> Painted:
-        return paint(run.weights, image, control, noise, strength, config)
+        return paint(weights, image, control, noise, strength, config)
 
     def without_noise(
         image: UInt8[Array, "n s s 3"], control: Float[Array, "n s s k"], strength: Float[Array, " n"]
     ) -> Painted:
-        return paint(run.weights, image, control, jnp.zeros((image.shape[0], 0)), strength, config)
+        return paint(weights, image, control, jnp.zeros((image.shape[0], 0)), strength, config)
 
     inputs = {
-        "image": Shaped(("batch", size, size, 3), np.uint8),
+        "image": Shaped(("batch", size, size, 3), np.uint8, 256),
         "control": Shaped(("batch", size, size, controls)),
         "noise": Shaped(("batch", config.noise_numbers)),
         "strength": Shaped(("batch",)),
@@ -41,3 +44,12 @@ def networks(run: Any) -> Sequence[Network]:
     if not config.noise:
         del inputs["noise"]
     return (Network("generator", generator if config.noise else without_noise, inputs, ("drawn", "mask")),)
+
+
+def _plain(weights: Generator) -> Generator:
+    """The same network with plain convolutions: engines have forms of their own."""
+    generator: Generator = nnx.clone(weights)
+    for block in generator.blocks:
+        if isinstance(block, Block):
+            block.form = "plain"
+    return generator
