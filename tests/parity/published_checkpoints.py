@@ -28,7 +28,7 @@ def keys_of(name: str, network: nnx.Module, published: Published) -> dict[str, S
     """The keys and shapes that a layout of a network reads, its prefix in front."""
     leaves = shapes_of(network)
     layout = next(layout for layout in published.layouts(leaves) if layout.name == name)
-    return {layout.prefixes[0] + key: shape for key, shape in layout.published(leaves).items()}
+    return {"".join(layout.prefixes[:1]) + key: shape for key, shape in layout.published(leaves).items()}
 
 
 def as_original(state: State, keys: dict[str, Shape], convert: Callable[[State], State]) -> State:
