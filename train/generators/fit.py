@@ -15,7 +15,9 @@ from train.durable import write_text
 from train.epochs import Material, train_epochs
 from train.generators.config import GeneratorConfig
 from train.generators.generator import Generator
+from train.generators.run import TrainedGenerator, open_generator
 from train.players import batches_per_step
+from train.report.generator_page import write_generator_report
 from train.start import open_folder
 
 MIN_NORMAL = 2
@@ -60,6 +62,21 @@ def fit_generator(
         return generator.prepare(config, normal, defective, held_out)
 
     train_epochs(generator, config, prepare, out, keep_all=keep_all)
+    write_report(open_generator(out))
+
+
+def write_report(run: TrainedGenerator) -> None:
+    """RUN/report.html, of the checkpoint that paints."""
+    write_generator_report(
+        run.folder / "report.html",
+        system=run.system,
+        product=run.product,
+        step=run.step,
+        headline=f"Draws {len(run.categories)} kinds of defect on {run.product}: {', '.join(run.categories)}",
+        config=run.config.model_dump(mode="json"),
+        provenance=run.provenance,
+        sections=run.generator.sections(run),
+    )
 
 
 def with_categories(config: GeneratorConfig, defects: DefectSet) -> Any:

@@ -42,15 +42,6 @@ def write_report(
     `sections` are the detector's own. `config` may be nested. All text in it, in names and in labels is shown as text,
     whatever it holds.
     """
-    folder = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_keep_percent_with_its_number,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     metrics, threshold = evaluation.metrics, evaluation.thresholds.image
     good, bad = _compared(evaluation.records)
     axis = ScoreAxis.around([record.score / threshold for record in (*good, *bad)])
@@ -64,25 +55,48 @@ def write_report(
             "drawn stain" if drawn else "defective",
         ),
     )
-    page = environment.get_template("report.html.j2").render(
-        about=evaluation.about,
-        headline=headline(metrics),
-        key_figures=key_figures(metrics),
-        meaning=meaning(metrics),
-        histogram=Markup(histogram),
-        roc=Markup(_roc(evaluation)) if evaluation.image_roc else None,
-        rows=_rows(good, bad, axis, threshold),
-        threshold_position=axis.position(1.0),
-        drawn=drawn,
-        gallery=draw_gallery(evaluation),
-        sections=[(s.heading, s.notes, list(map(Markup, s.drawings)), s.pictures) for s in sections],
-        masked=evaluation.about.judged is not None,
-        score_definition=score_definition,
-        thresholds=evaluation.thresholds,
-        settings=list(_flat(config)),
-        provenance=_provenance(evaluation, provenance),
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            about=evaluation.about,
+            headline=headline(metrics),
+            key_figures=key_figures(metrics),
+            meaning=meaning(metrics),
+            histogram=Markup(histogram),
+            roc=Markup(_roc(evaluation)) if evaluation.image_roc else None,
+            rows=_rows(good, bad, axis, threshold),
+            threshold_position=axis.position(1.0),
+            drawn=drawn,
+            gallery=draw_gallery(evaluation),
+            sections=as_shown(sections),
+            masked=evaluation.about.judged is not None,
+            score_definition=score_definition,
+            thresholds=evaluation.thresholds,
+            settings=list(flat(config)),
+            provenance=_provenance(evaluation, provenance),
+        )
     )
     write_file(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
+
+
+def environment() -> jinja2.Environment:
+    """Templates of this folder; all text in them is shown as text."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_keep_percent_with_its_number,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def as_shown(
+    sections: Sequence[Section],
+) -> list[tuple[str, tuple[str, ...], list[Markup], tuple[tuple[str, str], ...]]]:
+    """Drawings are trusted, words are not."""
+    return [(s.heading, s.notes, list(map(Markup, s.drawings)), s.pictures) for s in sections]
 
 
 def _keep_percent_with_its_number(value: Any) -> Any:
@@ -125,10 +139,10 @@ def _roc(evaluation: Evaluation) -> str:
     return roc_figure(evaluation.image_roc, evaluation.pixel_roc, point)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", "–" if value is None else str(value)
 
@@ -137,4 +151,4 @@ def _provenance(evaluation: Evaluation, provenance: Mapping[str, Any]) -> list[t
     """What was given, and what metrics.json says of its origin, each once."""
     metrics = evaluation.metrics
     known = {"seed": metrics["seed"], "config_digest": metrics["config_digest"], "data_digest": metrics["data_digest"]}
-    return list(_flat({**known, **provenance, "versions": metrics["versions"]}))
+    return list(flat({**known, **provenance, "versions": metrics["versions"]}))
