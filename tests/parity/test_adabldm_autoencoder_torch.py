@@ -155,6 +155,54 @@ def test_taesd_is_diffusers_in_both_layouts(tmp_path):
         assert_same_arrays(load(*half, write(tmp_path / f"{name}.safetensors", own(name, shift))), ours)
 
 
+class PlainBlock(torch.nn.Module):
+    """A block of TAEF2, written from its description."""
+
+    def __init__(self, width: int, pooled: bool):
+        super().__init__()
+        conv, relu = partial(torch.nn.Conv2d, width, width, 3, padding=1), torch.nn.ReLU
+        self.conv = torch.nn.Sequential(conv(), relu(), conv(), relu(), conv())
+        if pooled:
+            wide = 4 * width
+            narrow = torch.nn.Conv2d(wide, width, 1, bias=False)
+            widen = torch.nn.Conv2d(width, wide, 1, bias=False)
+            self.pool = torch.nn.Sequential(widen, torch.nn.GroupNorm(4, wide), relu(), narrow)
+
+    def forward(self, x):
+        x = x + self.pool(x) if hasattr(self, "pool") else x
+        return torch.relu(self.conv(x) + x)
+
+
+class Clamp(torch.nn.Module):
+    def forward(self, x):
+        return torch.tanh(x / 3) * 3
+
+
+def plain_taef2(width: int, channels: int):
+    conv, up = partial(torch.nn.Conv2d, kernel_size=3, padding=1), partial(torch.nn.Upsample, scale_factor=2)
+    encoder, decoder = [conv(3, width), PlainBlock(width, False)], [Clamp(), conv(channels, width), torch.nn.ReLU()]
+    for level in range(3):
+        blocks = [PlainBlock(width, level == 2) for _ in range(3)]
+        encoder += [conv(width, width, stride=2, bias=False), *blocks]
+        blocks = [PlainBlock(width, level == 0) for _ in range(3)]
+        decoder += [*blocks, up(), conv(width, width, bias=False)]
+    encoder.append(conv(width, channels))
+    decoder += [PlainBlock(width, False), conv(width, 3)]
+    return torch.nn.Sequential(*encoder), torch.nn.Sequential(*decoder)
+
+
+def test_taef2_is_what_it_is_described_as(tmp_path):
+    spec = TinySpec(latent_channels=5, pooled=True, width=8)
+    plain = [shaken(half, seed) for seed, half in enumerate(plain_taef2(8, 5))]
+    paths = [write(tmp_path / f"{seed}.safetensors", state_of(half)) for seed, half in enumerate(plain)]
+    images, latent = (drawn(6, 2, 24, 16, 3) + 1) / 2, 5 * drawn(7, 2, 3, 2, 5)
+    halves = (load(*half, path) for half, path in zip(tiny_halves(spec), paths, strict=True))
+    found = both(*halves, images, latent)
+    with torch.no_grad():
+        for ours, half, x in zip(found, plain, (images, latent), strict=True):
+            assert_close(ours, half.double()(channels_first(x)))
+
+
 def test_taesd_at_full_size_by_key_and_shape():
     model = diffusers.AutoencoderTiny()
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
