@@ -162,6 +162,9 @@ def compare(
     ] = None,
     splits: Annotated[int, typer.Option(help="Random halves of the real images, for the floor.")] = 10,
     seed: Annotated[int, typer.Option(help="Of the halves and subsets.")] = 0,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="RUN", help="Write the figures into this generator's report too.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """How near generated images are to real ones, beside how near real ones are to each other; per class, diversity.
@@ -169,10 +172,15 @@ def compare(
     A class is a folder's name. Masks below ground_truth/ are left out.
     """
     with _said_plainly():
+        from train.generators.fit import write_report
+        from train.generators.run import open_generator
         from train.quality.command import compare_folders
-        from train.quality.wording import sentences
+        from train.quality.wording import quality_section, sentences
 
+        generator = open_generator(report) if report else None  # says what is missing before the work is done
         comparison = compare_folders(real, generated, features, size=size, splits=splits, seed=seed)
+        if generator is not None:
+            write_report(generator, (quality_section(comparison),))
         if as_json:
             _print_json(comparison.as_json())
         else:

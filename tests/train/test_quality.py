@@ -15,7 +15,7 @@ from train.backbones.mobilenet import MOBILENET_V1_025
 from train.backbones.weight_file import WeightFile
 from train.quality.compare import compare, distances
 from train.quality.networks import feature_network
-from train.quality.wording import sentences
+from train.quality.wording import quality_section, sentences
 
 SIDE = 32
 
@@ -98,6 +98,7 @@ def test_copies_of_one_real_image_are_near_and_not_diverse():
     assert found.by_class == {}  # of one class, the figures of all are its own
     few = compare(real, {"dent": real["dent"][:3]}, network, splits=2)
     assert any("too few generated images" in line for line in sentences(few))
+    assert quality_section(few).notes == tuple(sentences(few))
 
 
 def test_a_file_says_itself_which_network_it_is_of(tmp_path):
@@ -129,6 +130,7 @@ def test_what_is_said_of_folders_that_cannot_be_compared(tmp_path, folders):
     assert "holds one image" in refused(real, flat, *features)
     assert "neither a file nor a network" in refused(real, generated, "--features", "resnet81")
     assert "Give at least 16" in refused(real, generated, *features, "--size", 3)
+    assert "is not the folder of a generator" in refused(real, generated, *features, "--report", tmp_path)
     assert "Give at least 1" in refused(real, generated, *features, "--splits", 0)
     write(tmp_path / "others" / "fray", textures(2, 0))
     write(tmp_path / "others" / "hole", textures(2, 0))

@@ -18,6 +18,7 @@ from train.generators.generator import Generator
 from train.generators.run import TrainedGenerator, open_generator
 from train.players import batches_per_step
 from train.report.generator_page import write_generator_report
+from train.section import Section
 from train.start import open_folder
 
 MIN_NORMAL = 2
@@ -65,8 +66,8 @@ def fit_generator(
     write_report(open_generator(out))
 
 
-def write_report(run: TrainedGenerator) -> None:
-    """RUN/report.html, of the checkpoint that paints."""
+def write_report(run: TrainedGenerator, found_later: Sequence[Section] = ()) -> None:
+    """RUN/report.html, of the checkpoint that paints, and with what was found out about what it painted."""
     write_generator_report(
         run.folder / "report.html",
         system=run.system,
@@ -75,7 +76,7 @@ def write_report(run: TrainedGenerator) -> None:
         headline=f"Draws {len(run.categories)} kinds of defect on {run.product}: {', '.join(run.categories)}",
         config=run.config.model_dump(mode="json"),
         provenance=run.provenance,
-        sections=run.generator.sections(run),
+        sections=(*run.generator.sections(run), *found_later),
     )
 
 
