@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from export.errors import ExportError, InputError
+from train.synthesis import options
 
 app = typer.Typer(
     help="Turn a trained run into the bundle that devices run.",
@@ -117,21 +118,77 @@ def bundle(
 
 @app.command(epilog="Example: python -m export graphs runs/bottle --out graphs/bottle")
 def graphs(
-    run: Annotated[Path, typer.Argument(help="The run folder of `train fit anogan`.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="A run of anogan, or of a generator.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="The folder to write; must not exist.")],
     as_json: AsJson = False,
 ) -> None:
     """Write a run's networks as ONNX graphs of their own, for a server: of AnoGAN also one step of its search."""
     with _said_plainly():
-        from export.graphs import write_graphs
-        from train.run import open_run
+        from export.graphs import open_detector_or_generator, write_graphs
 
-        written = write_graphs(open_run(run), out)
+        written = write_graphs(open_detector_or_generator(run), out)
         if as_json:
             _print_json([network.model_dump() for network in written])
             return
         for network in written:
             _say(f"{out / network.file}: {network.nodes} nodes, {network.error:.1e} from JAX in ONNX Runtime")
+
+
+@app.command(
+    epilog="Example: python -m export synthesize runs/bottle --data bottle --out drawn --count 200 --engine onnxruntime"
+)
+def synthesize(
+    run: options.Run,
+    data: options.Backgrounds,
+    out: options.Out,
+    engine: options.Engine,
+    count: options.Count = None,
+    category: options.Category = [],  # noqa: B006
+    region: options.Where = "anywhere",
+    confine: options.Confine = False,
+    strength: options.Strength = 1.0,
+    seed: options.Seed = 0,
+    restore: options.Restore = False,
+    split: options.Split = "train",
+    mask_threshold: options.Threshold = 0.5,
+    shard: options.Shard = "1/1",
+    as_json: AsJson = False,
+) -> None:
+    """Draw as `python -m train synthesize` does, on an engine: the same job, the same files (docs/synthesis.md)."""
+    with _said_plainly("Stopped. What is written is whole; the same command goes on."):
+        from export.graph_engines import KINDS
+        from export.paint import EnginePainter
+        from train.generators.run import open_generator
+        from train.synthesis.command import as_json as summary_as_json
+        from train.synthesis.command import conclude, run_job
+
+        if engine not in KINDS:
+            raise InputError(f"--engine {engine} is not known. There are jax, {', '.join(KINDS)}.")
+        painter = EnginePainter(open_generator(run), engine)
+        try:
+            summary = run_job(
+                painter,
+                run,
+                data,
+                out,
+                count=count,
+                category=category,
+                region=region,
+                strength=strength,
+                seed=seed,
+                restore=restore,
+                split=split,
+                threshold=mask_threshold,
+                confine=confine,
+                shard=shard,
+                say=_say,
+            )
+        finally:
+            painter.close()
+        if as_json:
+            _print_json(summary_as_json(summary, out))
+        if not conclude(summary, out, restored=restore, say=_say):
+            raise typer.Exit(1)
 
 
 @app.command(epilog="Example: python -m export evaluate bundles/bottle --data bottle --out metrics.json")
@@ -191,7 +248,7 @@ def _print_json(value: object) -> None:
 
 
 @contextmanager
-def _said_plainly() -> Iterator[None]:
+def _said_plainly(stopped: str = "Stopped; nothing was written.") -> Iterator[None]:
     """Errors as sentences: exit code 2 where the user's input is wrong, 1 where the work failed."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -200,7 +257,7 @@ def _said_plainly() -> Iterator[None]:
         _say(f"{error.filename or 'A file'} can't be used: {error.strerror or error}.")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        _say("Stopped; nothing was written.")
+        _say(stopped)
         raise typer.Exit(1) from None
     except typer.Exit:
         raise
@@ -227,10 +284,15 @@ def _exit_code(error: Exception) -> int | None:
     from train.evaluate import EvaluationError
     from train.fit_threshold import ThresholdError
     from train.run import RunError
+    from train.synthesis.errors import SynthesisError
 
     if isinstance(error, BundleError | ConfigError | DataError | ImageError | RunError):
         return 2
-    return 1 if isinstance(error, LoweringError | EngineError | EvaluationError | ThresholdError) else None
+    return (
+        1
+        if isinstance(error, LoweringError | EngineError | EvaluationError | SynthesisError | ThresholdError)
+        else None
+    )
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,5 +1,6 @@
 """The networks of a run as ONNX graphs of their own, each held to JAX before it is written."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from pydantic import BaseModel
 from export.errors import ExportError, InputError
 from export.lower import InputSpec, lower
 from train.durable import write_file
+from train.generators.registry import GENERATORS
+from train.generators.run import TrainedGenerator, open_generator
 from train.networks import Network
-from train.run import TrainedRun
+from train.run import TrainedRun, open_run
 
 TRIED = (1, 3)  # batches
 MOST_ERROR = 1e-3  # of the largest value of an output
@@ -28,18 +31,27 @@ class Written(BaseModel):
     error: float  # the largest difference, as a share of the output's largest value
 
 
-def write_graphs(run: TrainedRun, out: Path) -> list[Written]:
+def open_detector_or_generator(folder: Path) -> TrainedRun | TrainedGenerator:
+    """What the folder's provenance.json says it is. RunError where it is neither, or not whole."""
+    try:
+        system = json.loads((folder / "provenance.json").read_text())["system"]
+    except (OSError, ValueError, KeyError, TypeError):
+        system = None
+    return open_generator(folder) if system in GENERATORS else open_run(folder)
+
+
+def write_graphs(run: TrainedRun | TrainedGenerator, out: Path) -> list[Written]:
     """One file per network.
 
     Raises:
-        InputError: the run's detector has no networks to be exported alone, or `out` is there already.
+        InputError: the run's system has no networks to be exported alone, or `out` is there already.
         ExportError: ONNX Runtime and JAX disagree; nothing was written.
     """
-    networks = run.detector.networks(run)
+    networks = (run.detector if isinstance(run, TrainedRun) else run.generator).networks(run)
     if not networks:
         raise InputError(
             f"{run.system} is exported as a whole: python -m export bundle {run.folder} --out BUNDLE. Graphs of single "
-            "networks are written of anogan."
+            f"networks are written of anogan and of generators: {', '.join(GENERATORS)}."
         )
     if out.exists():
         raise InputError(f"--out {out} exists already. Name a new folder.")
@@ -68,7 +80,8 @@ def held(network: Network, model: onnx.ModelProto) -> float:
         found: Sequence[np.ndarray] = session.run(list(network.outputs), given)
         expected = jax.tree.leaves(compiled(*given.values()))
         for name, theirs, ours in zip(network.outputs, found, expected, strict=True):
-            error = float(np.max(np.abs(theirs - ours)) / max(float(np.max(np.abs(ours))), 1e-6))
+            difference = np.abs(np.asarray(theirs, np.float64) - np.asarray(ours, np.float64))
+            error = float(np.max(difference) / max(float(np.max(np.abs(ours))), 1e-6))
             if not error <= MOST_ERROR:
                 raise ExportError(
                     f"{network.name}: ONNX Runtime and JAX disagree on {name} by {error:.3g} of its largest value; "

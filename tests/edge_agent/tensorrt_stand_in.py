@@ -100,8 +100,15 @@ def tensorrt_module(machine: Any) -> Any:
             return self.timing
 
     class Profile:
+        def __init__(self) -> None:
+            self.of: dict[str, list[tuple[int, ...]]] = {}
+
         def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
-            self.shapes = [tuple(min), tuple(opt), tuple(max)]
+            self.of[input] = [tuple(min), tuple(opt), tuple(max)]
+
+        @property
+        def shapes(self) -> list[tuple[int, ...]]:
+            return self.of["image"]
 
     class Builder:
         def __init__(self, logger: Any) -> None:
@@ -120,29 +127,31 @@ def tensorrt_module(machine: Any) -> Any:
 
         def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
             machine.configs.append(config)
-            config.progress_monitor.phase_start("Building engine", None, 2)
-            for step in range(2):
-                if not config.progress_monitor.step_complete("Building engine", step):
-                    return None
-            config.progress_monitor.phase_finish("Building engine")
+            if config.progress_monitor is not None:
+                config.progress_monitor.phase_start("Building engine", None, 2)
+                for step in range(2):
+                    if not config.progress_monitor.step_complete("Building engine", step):
+                        return None
+                config.progress_monitor.phase_finish("Building engine")
             if machine.build_fails_with is not None:
                 error(self._logger, machine.build_fails_with)
                 return None
-            head = {"tensorrt": machine.tensorrt, "sm": machine.sm, "shapes": config.profile.shapes}
+            head = {"tensorrt": machine.tensorrt, "sm": machine.sm, "shapes": config.profile.of}
             return json.dumps(head).encode() + b"\n" + network.model
 
     class Context:
         def __init__(self, session: Any, head: Any, logger: Any) -> None:
             self._session, self._head, self._logger = session, head, logger
-            self._shape: tuple[int, ...] | None = None
+            self._inputs = {each.name: each.type for each in session.get_inputs()}
+            self._shapes: dict[str, tuple[int, ...]] = {}
             self._addresses: dict[str, int] = {}
 
         def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-            smallest, _, largest = self._head["shapes"]
+            smallest, _, largest = self._head["shapes"][name]
             if not smallest[0] <= shape[0] <= largest[0] or list(shape[1:]) != smallest[1:]:
                 error(self._logger, f"shape {shape} is outside the profile")
                 return False
-            self._shape = tuple(shape)
+            self._shapes[name] = tuple(shape)
             return True
 
         def set_tensor_address(self, name: str, memory: int) -> bool:
@@ -152,9 +161,10 @@ def tensorrt_module(machine: Any) -> Any:
 
         def execute_async_v3(self, stream_handle: int) -> bool:
             outputs = [each.name for each in self._session.get_outputs()]
-            missing = {"image", *outputs} - set(self._addresses)
+            missing = {*self._inputs, *outputs} - set(self._addresses)
             machine.rule(not missing, f"executing without the address of {sorted(missing)}")
-            machine.rule(self._shape is not None, "executing without the shape of image")
+            shapeless = set(self._inputs) - set(self._shapes)
+            machine.rule(not shapeless, f"executing without the shape of {sorted(shapeless)}")
             machine.rule(bool(machine.stack), "executing with no context current")
             if "execute" in machine.fail_next:
                 text = machine.fail_next.pop("execute")
@@ -162,14 +172,17 @@ def tensorrt_module(machine: Any) -> Any:
                     machine.sticky = text
                 error(self._logger, f"IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime ({text})")
                 return False
-            shape, addresses = self._shape, dict(self._addresses)
+            shapes, addresses = dict(self._shapes), dict(self._addresses)
 
             def work() -> None:
-                size = int(np.prod(shape))
-                data = bytes(machine.content(addresses["image"], size, "executing on")[:size])
-                images = np.frombuffer(data, np.uint8).reshape(shape)
-                scores = dict(zip(outputs, self._session.run(outputs, {"image": images}), strict=True))
-                machine.executions.append(shape[0])
+                given = {}
+                for name, kind in self._inputs.items():
+                    dtype = np.dtype({"tensor(uint8)": np.uint8, "tensor(float)": np.float32}[kind])
+                    size = int(np.prod(shapes[name])) * dtype.itemsize
+                    data = bytes(machine.content(addresses[name], size, "executing on")[:size])
+                    given[name] = np.frombuffer(data, dtype).reshape(shapes[name])
+                scores = dict(zip(outputs, self._session.run(outputs, given), strict=True))
+                machine.executions.append(len(given["image"]))
                 for name, values in machine.changes_scores(scores).items():
                     machine.content(addresses[name], values.nbytes, "writing to")[: values.nbytes] = values.tobytes()
 
@@ -194,7 +207,7 @@ def tensorrt_module(machine: Any) -> Any:
             return self._tensors[index].name  # type: ignore[no-any-return]
 
         def get_tensor_mode(self, name: str) -> str:
-            return "INPUT" if name == "image" else "OUTPUT"
+            return "INPUT" if name in {each.name for each in self._session.get_inputs()} else "OUTPUT"
 
         def get_tensor_dtype(self, name: str) -> str:
             found = next(each.type for each in self._tensors if each.name == name)
@@ -205,7 +218,7 @@ def tensorrt_module(machine: Any) -> Any:
             return tuple(n if isinstance(n, int) else -1 for n in shape)
 
         def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Any]:
-            return [tuple(shape) for shape in self._head["shapes"]]
+            return [tuple(shape) for shape in self._head["shapes"][name]]
 
         def create_execution_context(self) -> Context | None:
             if "create_execution_context" in machine.fail_next:

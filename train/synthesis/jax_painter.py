@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Key, UInt32
 
 from edge_agent.preprocess import Preprocessing
 from train.config import config_digest
@@ -17,18 +17,20 @@ from train.provenance import versions
 from train.synthesis.control_map import control_maps
 from train.synthesis.task import Images, Masks, Regions, Task
 
+Keys = Key[Array, " n"]
+
 BATCH = 8
 
 
 @jax.jit
-def _keys(seed: Array, indices: Array) -> PRNGKeyArray:
-    keys: PRNGKeyArray = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(seed), index))(indices)
+def _keys(seed: UInt32[Array, ""], indices: UInt32[Array, " n"]) -> Keys:
+    keys: Keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(seed), index))(indices)
     return keys
 
 
-def keys_of(tasks: Sequence[Task]) -> PRNGKeyArray:
+def keys_of(tasks: Sequence[Task]) -> Keys:
     """One per image, of its seed and index alone."""
-    keys: PRNGKeyArray = _keys(
+    keys: Keys = _keys(
         jnp.asarray(tasks[0].seed, jnp.uint32), jnp.asarray([task.index for task in tasks], jnp.uint32)
     )
     return keys

@@ -10,14 +10,16 @@ from jaxtyping import Array, Float, UInt8
 
 from train.generators.defect_gan.config import DefectGANConfig
 from train.generators.defect_gan.model import Block, Generator
-from train.generators.defect_gan.sample import paint
-from train.generators.generator import Painted
+from train.generators.defect_gan.sample import laid_over
 from train.networks import Array as Shaped
 from train.networks import Network
 
 
 def networks(run: Any) -> Sequence[Network]:
-    """Of a TrainedGenerator: generator. The noise is an input, so that an engine draws what JAX draws."""
+    """Of a TrainedGenerator: generator. The noise is an input, so that an engine draws what JAX draws.
+
+    It gives grey levels from 0 to 255, to be rounded: TensorRT has no uint8 but at the very end of a graph.
+    """
     config: DefectGANConfig = run.config
     weights = _plain(run.weights)
     size, controls = config.image_size, config.control_channels
@@ -27,13 +29,13 @@ def networks(run: Any) -> Sequence[Network]:
         control: Float[Array, "n s s k"],
         noise: Float[Array, "n z"],
         strength: Float[Array, " n"],
-    ) -> Painted:
-        return paint(weights, image, control, noise, strength, config)
+    ) -> tuple[Float[Array, "n s s 3"], Float[Array, "n s s"]]:
+        return laid_over(weights, image, control, noise, strength, config)
 
     def without_noise(
         image: UInt8[Array, "n s s 3"], control: Float[Array, "n s s k"], strength: Float[Array, " n"]
-    ) -> Painted:
-        return paint(weights, image, control, jnp.zeros((image.shape[0], 0)), strength, config)
+    ) -> tuple[Float[Array, "n s s 3"], Float[Array, "n s s"]]:
+        return laid_over(weights, image, control, jnp.zeros((image.shape[0], 0)), strength, config)
 
     inputs = {
         "image": Shaped(("batch", size, size, 3), np.uint8, 256),

@@ -25,10 +25,22 @@ def paint(
     config: DefectGANConfig,
 ) -> Painted:
     """n (1 - s m) + f s m, as bytes; where m is below LEAST_MASK the image's own bytes."""
+    levels, mask = laid_over(weights, images, control, noise, strength, config)
+    return Painted(jnp.round(levels).astype(jnp.uint8), mask)
+
+
+def laid_over(
+    weights: Generator,
+    images: Images,
+    control: Control,
+    noise: Noise,
+    strength: Float[Array, ""] | Float[Array, " n"],
+    config: DefectGANConfig,
+) -> tuple[Float[Array, "n s s 3"], Float[Array, "n s s"]]:
+    """The same before it is rounded: grey levels from 0 to 255, and the mask."""
     x: Any = images.astype(jnp.float32)
     layer = weights(to_signed(x, config.channels), control, noise)
     mask = jnp.where(layer.mask < LEAST_MASK, 0.0, layer.mask)
     mask = mask * jnp.broadcast_to(strength, images.shape[:1])[:, None, None, None]
     foreground = (layer.foreground + 1) * 127.5  # of one channel or three
-    drawn = jnp.clip(jnp.round(x * (1 - mask) + foreground * mask), 0, 255)
-    return Painted(drawn.astype(jnp.uint8), mask[..., 0])
+    return jnp.clip(x * (1 - mask) + foreground * mask, 0, 255), mask[..., 0]
