@@ -10,7 +10,8 @@ training defects from checkpoint to checkpoint, and once to held-out ones; the p
 a classifier with and without drawn defects; AESc corrupted by Stain, by drawn defects or by both, with thresholds from
 good images alone or from drawn defects; which detector drawn defects would choose. Nothing is chosen on held-out or
 test images. Every row says its seed; a row whose file is there is not run again, and none is taken out because it came
-out badly.
+out badly. With --as-it-is a generator that is still in training is taken as it is: its rows say how many of its updates
+it had, and are measured again by a later call without.
 """
 
 import json
@@ -116,9 +117,11 @@ def main(
 
 
 def kept(row: Row, bench: Bench) -> dict[str, Any]:
-    """What the row's file holds; measured first if there is none."""
+    """What the row's file holds; measured first if there is none, or if it is of a generator that was in training."""
     if row.path.exists():
-        return json.loads(row.path.read_text())
+        record = json.loads(row.path.read_text())
+        if bench.as_it_is or not of_unfinished(record):
+            return record
     started = time.monotonic()
     print(row.name, flush=True)
     found = row.measure(bench)
@@ -127,6 +130,12 @@ def kept(row: Row, bench: Bench) -> dict[str, Any]:
     RESULTS.mkdir(parents=True, exist_ok=True)
     write_text(row.path, json.dumps(record, indent=1) + "\n")
     return record
+
+
+def of_unfinished(record: dict[str, Any]) -> bool:
+    """Whether the row is of a generator whose training had not ended."""
+    about = record.get("generator") or record
+    return about.get("generator_updates", 0) < about.get("of_generator_updates", 0)
 
 
 def as_tables() -> list[str]:

@@ -67,9 +67,13 @@ class Bench:
         fit_generator(system, config, defects, out, product=dataset, resume=out.exists(), keep_all=True)  # type: ignore[arg-type]
         return out
 
+    def tag(self, dataset: str) -> str:
+        """For what is made with a generator: from how far a training it is."""
+        return f"of-{dataset}-{open_generator(self.generator(dataset)).step}"
+
     def synthesised(self, dataset: str, count: int, *, restore: bool = False) -> Path:
         """A folder that the command `synthesize` wrote."""
-        out = self.runs / f"{dataset}-{'restored' if restore else 'drawn'}-{count}"
+        out = self.runs / f"{'restored' if restore else 'drawn'}-{count}-{self.tag(dataset)}"
         words = ["synthesize", self.generator(dataset), "--data", self.data / dataset, "--out", out]
         words += ["--count", count, "--seed", 0, *(["--restore"] if restore else [])]
         subprocess.run([sys.executable, "-m", "train", *map(str, words)], check=True)
@@ -228,13 +232,14 @@ def classifier(bench: Bench, dataset: str, arm: str, seed: int) -> dict[str, Any
     """Accuracy on real test images, of a classifier that saw drawn defects and restored images, or did not."""
     settings = [f"seed={seed}", *(["source_weight=0.1"] if arm == "drawn, source reversed" else [])]
     config = load_config(find_config(CLASSIFIER.name, "cpu"), CLASSIFIER.schema, settings)
-    synthetic = []
+    synthetic, name = [], arm.replace(", ", "-").replace(" ", "-")
     if arm != "real":
         synthetic = [
             bench.synthesised(dataset, DRAWN_FOR_CLASSIFIER),
             bench.synthesised(dataset, RESTORED, restore=True),
         ]
-    out = bench.runs / f"{dataset}-classifier-{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
+        name = f"{name}-{bench.tag(dataset)}"
+    out = bench.runs / f"{dataset}-classifier-{name}-{seed}"
     result = fit_classifier(config, bench.defects(dataset), out, synthetic=synthetic, resume=out.exists())  # type: ignore[arg-type]
     generator = about_run(bench.generator(dataset)) if synthetic else None
     return {"arm": arm, "seed": seed, **asdict(result), "config_digest": config_digest(config), "generator": generator}
@@ -243,12 +248,13 @@ def classifier(bench: Bench, dataset: str, arm: str, seed: int) -> dict[str, Any
 def detector_run(bench: Bench, dataset: str, arm: str, seed: int) -> Path:
     """AESc at the generator's size, corrupted by Stain, by drawn defects, or by each on half of the images."""
     share = {"stain": 0.0, "drawn": 1.0, "both": 0.5}[arm]
-    settings = [*DETECTOR, f"seed={seed}"]
+    settings, name = [*DETECTOR, f"seed={seed}"], arm
     if share:
+        name = f"{arm}-{bench.tag(dataset)}"
         settings += [f"defects={bench.synthesised(dataset, DRAWN_FOR_DETECTORS)}", f"defects_share={share}"]
     aesc = find_detector("aesc")
     config = load_config(find_config("aesc", "cpu"), aesc.schema, settings)
-    out = bench.runs / f"{dataset}-aesc-{arm}-{seed}"
+    out = bench.runs / f"{dataset}-aesc-{name}-{seed}"
     fit(aesc, config, open_dataset(bench.data / dataset), out, product=dataset, resume=out.exists())
     return out
 
@@ -269,12 +275,12 @@ class Scores:
         generated = sorted((bench.synthesised(dataset, DRAWN_FOR_DETECTORS) / "test").glob("*/*.png"))
 
         def score(paths: list[Path]) -> np.ndarray:
-            return score_all(run.score_batch, load_images(paths, run.preprocessing))[0]
+            return score_all(run, load_images(paths, run.preprocessing))[0]
 
         return cls(
             score([sample.path for sample in test if sample.is_good]),
             score([sample.path for sample in test if not (sample.is_good or known.knows(sample.path))]),
-            score_all(run.score_batch, read_held_out(run)[0])[0],
+            score_all(run, read_held_out(run)[0])[0],
             score([path for path in generated if path.parent.name != "good"]),
         )
 
