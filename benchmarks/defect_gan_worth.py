@@ -347,4 +347,5 @@ def selection(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "best_on_real_defects": named(by_real),
         "mean_auroc_real_of_all": float(np.mean([one["auroc_real"] for one in found])),
         "rank_correlation": float(np.corrcoef(ranks)[0, 1]),
+        "generator": rows[0]["generator"],
     }
