@@ -29,7 +29,8 @@ TINY = Path("configs/defect_gan/tiny.yaml")
 
 
 def tiny(*overrides: str):
-    return load_config(TINY, DEFECT_GAN.schema, list(overrides))
+    """As few blocks as there can be: the step is compiled here and in a process of its own."""
+    return load_config(TINY, DEFECT_GAN.schema, ["residual_blocks=0", "critic_steps=1", *overrides])
 
 
 def draw_parts(folder: Path) -> Path:
@@ -113,6 +114,10 @@ def test_a_run_keeps_what_it_learned_from_and_shows_what_it_draws(run, parts):
 
 def test_what_is_painted_is_the_averages_work_and_the_seeds(run, parts):
     trained = open_generator(run)
+    state = last_state(DEFECT_GAN, run, trained.config)
+    averaged, latest = (tree["generator"]["foreground"]["kernel"][...] for tree in (state.average, state.params))
+    np.testing.assert_array_equal(trained.weights.foreground.kernel[...], averaged)
+    assert np.abs(averaged - latest).max() > 0
     images = np.stack([cv2.imread(str(parts / "train" / "good" / f"{n:03}.png")) for n in range(3)])
     control = np.asarray(trained.normal_control(3))[..., [2, 1, 0]]  # lines, everywhere
     keys = jax.random.split(jax.random.key(5), 3)

@@ -34,6 +34,8 @@ class DefectGANConfig(GeneratorConfig, frozen=True):
     mask_size_warmup: float = Field(0.1, ge=0, le=1)  # share of the training in which w_mask_size rises from 0
 
     flips: Literal["none", "horizontal", "both"] = "both"  # at random, of every training image
+    # Defective images under the light of their normal partner: for sets whose classes differ in colour or brightness
+    match_light: bool = False
     mask_probability: float = Field(0.5, ge=0, le=1)  # that a known mask, not the whole image, is the control map
 
     batch_size: int = Field(4, ge=1)

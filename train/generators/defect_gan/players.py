@@ -31,6 +31,7 @@ from train.generators.defect_gan.loss import (
 from train.generators.defect_gan.model import DefectGAN
 from train.players import Phase, Player
 
+DARK = 0.03  # some four grey levels: a black image has no light to be compared with
 PerImage = Float[Array, " m"]
 Figures = dict[str, PerImage]
 
@@ -59,6 +60,8 @@ def cycles_of(pairs: Pairs, key: PRNGKeyArray, config: DefectGANConfig, *, augme
     n, size = pairs.normal.shape[:2]
     coin, of_normal, of_defective = jax.random.split(key, 3)
     normal, defective = (to_signed(images, config.channels) for images in (pairs.normal, pairs.defective))
+    if config.match_light:
+        defective = under_light_of(normal, defective)
     region = (pairs.mask > 127).astype(jnp.float32)[..., None]
     if augment:
         normal = flipped(normal, of_normal, config.flips)
@@ -79,6 +82,12 @@ def cycles_of(pairs: Pairs, key: PRNGKeyArray, config: DefectGANConfig, *, augme
         jnp.concatenate([defect, restore]),
         jnp.concatenate([restore, defect]),
     )
+
+
+def under_light_of(normal: Float[Array, "n h w c"], defective: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    """The defective images with the mean colour of the normal ones, by a gain for each image and channel."""
+    wanted, found = (x.mean(axis=(1, 2), keepdims=True) + 1 + DARK for x in (normal, defective))
+    return jnp.clip((defective + 1) * (wanted / found) - 1, -1, 1)
 
 
 def flipped(x: Float[Array, "n h w c"], key: PRNGKeyArray, flips: str) -> Float[Array, "n h w c"]:
