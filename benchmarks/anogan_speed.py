@@ -121,7 +121,7 @@ def ours(network: str, batch: int, steps: int) -> Side:
     model = ANOGAN.build(config, nnx.Rngs(0))
     weights = ANOGAN.fold(model, None, config)
     x = np.random.default_rng(0).uniform(-1, 1, (batch, side, side, channels)).astype(np.float32)
-    search = jax.jit(partial(invert, settings=inversion(config), layout=config.layout, form=form_of(config)))
+    search = jax.jit(partial(invert, settings=inversion(config), layout=config.layout, form=form_of(config, batch)))
     return lambda: jax.block_until_ready(search(weights.networks, x, weights.starts))
 
 

@@ -121,7 +121,7 @@ def synthetic_defects(good: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarr
 
 def _figures(run, good: np.ndarray, defective: np.ndarray, masks: np.ndarray) -> dict[str, float]:
     bright = np.concatenate([good, defective])
-    maps, dim_maps = (score_all(run.score_batch, images)[1] for images in (bright, dimmed(bright)))
+    maps, dim_maps = (score_all(run, images)[1] for images in (bright, dimmed(bright)))
     truth = np.concatenate([np.zeros_like(masks), masks])
     is_defective = np.arange(len(maps)) >= len(good)
     some_dim = np.where(is_defective[:, None, None], maps, dim_maps)

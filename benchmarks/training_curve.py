@@ -59,7 +59,7 @@ def main(
     fine = slice(None, None, pixel_stride)
 
     def judged(run: TrainedRun, step: int) -> dict[str, float]:
-        scores, maps = score_all(run.score_batch, test)
+        scores, maps = score_all(run, test)
         figures = {
             "step": step,
             "image_auroc": auroc(rank(scores, defective)),

@@ -123,6 +123,7 @@ def judge_run(
             thresholds,
             about(run),
             held_out=held_out,
+            batch_size=run.images_at_once,
             on_progress=work.reached,
         )
     if known.left_out:

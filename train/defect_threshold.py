@@ -91,8 +91,8 @@ def between(run: TrainedRun, thresholds: Thresholds, defects: np.ndarray, before
     """`thresholds`, its image threshold moved; the pixel threshold stays."""
     good_images, _ = read_held_out(run)
     with Work("scoring", len(good_images) + len(defects)) as work:
-        good, _ = score_all(run.score_batch, good_images, work.done)
-        bad, _ = score_all(run.score_batch, defects, work.done)
+        good, _ = score_all(run, good_images, work.done)
+        bad, _ = score_all(run, defects, work.done)
     image, rule, position = image_threshold(good, bad)
     n = len(good)
     fitted = thresholds.model_copy(

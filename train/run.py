@@ -40,7 +40,6 @@ from train.fit_threshold import Thresholds, fit_thresholds
 from train.mask import MASK_FILE, Mask
 from train.provenance import Value, versions
 
-SCORE_BATCH = 8
 MASK_DIGEST = "mask_sha256"  # in provenance.json
 STAIN_STREAM = 4  # folded into the run's seed
 
@@ -94,12 +93,16 @@ class TrainedRun:
     def _compiled(self) -> Callable[[Any, Array], RawScores]:
         return jax.jit(partial(_score, self.detector, self.config, self.mask))
 
+    @property
+    def images_at_once(self) -> int:
+        """That a program scores; fewer where each is cut into tiles, so that memory doesn't grow with them."""
+        return max(self.detector.inputs_at_once // len(self.detector.tiling(self.config)), 1)
+
     def score_batch(
         self, images: UInt8[np.ndarray, "n h w 3"]
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n h w"]]:
         """Raw image scores and maps of any number of images; one compiled program per batch size."""
-        tiles = len(self.detector.tiling(self.config))
-        at_once = len(images) if tiles == 1 else max(SCORE_BATCH // tiles, 1)  # so that memory doesn't grow with tiles
+        at_once = self.images_at_once
         raw = [
             self._compiled(self.weights, jax.numpy.asarray(images[start : start + at_once]))
             for start in range(0, len(images), at_once)
@@ -110,7 +113,7 @@ class TrainedRun:
     def fit_thresholds(self) -> Thresholds:
         """On the run's held-out images."""
         images, _ = read_held_out(self)
-        scores, maps = score_all(self.score_batch, images)
+        scores, maps = score_all(self, images)
         thresholds = fit_thresholds(
             scores,
             maps if self.mask is None else maps[:, None, self.mask],
@@ -130,14 +133,12 @@ def _score(detector: Detector, config: RunConfig, mask: Mask | None, weights: An
 
 
 def score_all(
-    score_batch: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
-    images: UInt8[np.ndarray, "n h w 3"],
-    on_progress: Callable[[int], None] = lambda count: None,
+    run: TrainedRun, images: UInt8[np.ndarray, "n h w 3"], on_progress: Callable[[int], None] = lambda count: None
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n h w"]]:
     """Scores in batches of one size and a last one."""
     scores, maps = [], []
-    for start in range(0, len(images), SCORE_BATCH):
-        score, anomaly_map = score_batch(images[start : start + SCORE_BATCH])
+    for start in range(0, len(images), run.images_at_once):
+        score, anomaly_map = run.score_batch(images[start : start + run.images_at_once])
         scores.append(score)
         maps.append(anomaly_map)
         on_progress(len(score))

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from train.config import ConfigError, find_config, load_config
 from train.data.samples import DataError
 from train.detectors.anogan import ANOGAN, AnoGANConfig, refuse_constant
-from train.detectors.anogan.invert import PROGRESS, discriminate, fold, generate, invert, rate_at
+from train.detectors.anogan.frozen import discriminate, fold, generate, in_tiles
+from train.detectors.anogan.invert import PROGRESS, invert, rate_at
 from train.detectors.anogan.layout import LAYOUTS
 from train.detectors.anogan.loss import discriminator_loss, generator_loss, mapping_loss
 from train.detectors.anogan.model import AnoGAN, Judged
@@ -55,13 +56,14 @@ def test_parameters_are_as_many_as_the_sheet_counts(network, channels, generator
 
 
 @pytest.mark.parametrize(("network", "channels"), [("seed", 1), ("dcgan", 3)])
-def test_folded_networks_are_the_modules_in_evaluation_mode_in_both_forms(network, channels):
+def test_folded_networks_are_the_modules_in_evaluation_mode_in_all_forms(network, channels):
     plain, layout = small("plain", network, channels), LAYOUTS[network]
     z, x = jax.random.normal(jax.random.key(1), (3, 8)), images(3, layout.size, channels)
     networks = fold(plain)
     drawn_by_modules = nnx.jit(lambda model: model.generator(z))(plain)
     judged_by_modules = nnx.jit(lambda model: model.discriminator(x))(plain)
-    for form in ("plain", "matmul"):
+    for form in ("plain", "matmul", "tiles"):
+        networks = in_tiles(networks, layout) if form == "tiles" else networks
         drawn = jax.jit(partial(generate, layout=layout, form=form))(networks, z)
         np.testing.assert_allclose(drawn, drawn_by_modules, atol=1e-5)
         judged = jax.jit(partial(discriminate, layout=layout, form=form))(networks, x)
@@ -93,12 +95,12 @@ def by_hand(networks, x, start, settings):
     return z[0], loss(z)[0], curve
 
 
-@pytest.mark.parametrize("distance", ["l1", "mse"])
-def test_the_search_equals_a_plain_reference_in_float64(distance):
+@pytest.mark.parametrize(("distance", "form"), [("l1", "matmul"), ("mse", "tiles")])
+def test_the_search_equals_a_plain_reference_in_float64(distance, form):
     with jax.enable_x64(True):
         networks, x = fold(small(dtype=jnp.float64)), images(3, dtype=jnp.float64)
         start, how = jax.random.normal(jax.random.key(2), (8,), jnp.float64), Inversion(12, distance=distance)
-        found = jax.jit(partial(invert, settings=how, layout=SEED, form="matmul", keep_curve=True))(
+        found = jax.jit(partial(invert, settings=how, layout=SEED, form=form, keep_curve=True))(
             networks, x, start[None]
         )
         for number in (0, 2):
@@ -111,19 +113,19 @@ def test_the_search_equals_a_plain_reference_in_float64(distance):
 
 STARTS = jax.random.normal(jax.random.key(3), (1, 8))
 search_of = {
-    patience: jax.jit(partial(invert, settings=Inversion(40, patience=patience), layout=SEED, form="matmul"))
-    for patience in (0, 3)
+    (patience, form): jax.jit(partial(invert, settings=Inversion(40, patience=patience), layout=SEED, form=form))
+    for patience, form in ((0, "matmul"), (3, "matmul"), (0, "tiles"))
 }
 
 
-@pytest.mark.parametrize("patience", [0, 3])
+@pytest.mark.parametrize("how", search_of)
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**16), place=st.integers(0, 3), others=st.integers(0, 2**16))
-def test_a_result_does_not_depend_on_what_else_is_in_the_batch(patience, seed, place, others):
+def test_a_result_does_not_depend_on_what_else_is_in_the_batch(how, seed, place, others):
     networks, mine = fold(small()), images(1, seed=seed)
     scores = []
     for batch in (jnp.repeat(mine, 4, axis=0), images(4, seed=others).at[place].set(mine[0])):
-        found = search_of[patience](networks, batch, STARTS)
+        found = search_of[how](networks, batch, STARTS)
         scores.append((found.loss[place], found.z[place], found.drawn[place]))
     for a, b in zip(*scores, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)

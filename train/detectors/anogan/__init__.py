@@ -13,11 +13,11 @@ from train.blocks.pixels import to_signed
 from train.config import THRESHOLD_SETTINGS
 from train.data.samples import DataError
 from train.detectors.anogan.config import AnoGANConfig
-from train.detectors.anogan.invert import fold
+from train.detectors.anogan.frozen import fold
 from train.detectors.anogan.loss import discriminator_loss, generator_loss
 from train.detectors.anogan.model import AnoGAN
 from train.detectors.anogan.networks import networks
-from train.detectors.anogan.score import Weights, form_of, raw_scores
+from train.detectors.anogan.score import Weights, raw_scores, training_form
 from train.detectors.anogan.sections import sections
 from train.detectors.anogan.watch import closeness, sentences, spread
 from train.detectors.detector import Detector, Images
@@ -32,7 +32,7 @@ LEAST_CONTRAST = 1.0  # grey levels
 
 
 def build(config: AnoGANConfig, rngs: nnx.Rngs) -> AnoGAN:
-    return AnoGAN(config.layout, config.latent, config.filters, config.channels, form=form_of(config), rngs=rngs)
+    return AnoGAN(config.layout, config.latent, config.filters, config.channels, form=training_form(config), rngs=rngs)
 
 
 def of_discriminator(
@@ -141,6 +141,7 @@ ANOGAN = Detector(
     picture=picture,
     sections=sections,
     networks=networks,
+    inputs_at_once=64,  # a search of many costs little more than that of one
     server_only=(
         "AnoGAN searches for every part anew, by hundreds of steps of gradient descent: it runs on the server only "
         "(python -m train evaluate). For a device train f_anogan, whose encoder takes the place of the search."

@@ -44,7 +44,8 @@ class AnoGANConfig(TiledConfig, frozen=True):
     network: Literal["dcgan", "seed"] = "dcgan"  # 64 px as the paper, or the 28 px of the seed's code
     filters: int = Field(64, ge=1)  # of the discriminator's first layer; the generator starts with eight times as many
     latent: int = Field(128, ge=1)  # numbers in z
-    form: Literal["auto", "plain", "matmul"] = "auto"  # exact rewrites of the convolutions; auto: matmul on a CPU
+    # Exact rewrites of the convolutions; auto: on a CPU matmul, and tiles where many are searched for at once
+    form: Literal["auto", "plain", "matmul", "tiles"] = "auto"
 
     batch_size: int = Field(64, ge=2)
     epochs: int = Field(50, ge=1)

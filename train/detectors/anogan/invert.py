@@ -9,35 +9,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 
-from train.blocks.strided import Form, strided_conv, transposed_conv
+from train.detectors.anogan.frozen import FrozenForm, Networks, discriminate, generate, in_tiles
 from train.detectors.anogan.layout import Layout
 from train.detectors.anogan.loss import mapping_loss
-from train.detectors.anogan.model import NEGATIVE_SLOPE, AnoGAN, Images, Judged, Latents, feature_of
+from train.detectors.anogan.model import Images, Judged, Latents
 from train.detectors.anogan.settings import Inversion
 
 B1, B2, EPSILON = 0.9, 0.999, 1e-8  # of Adam
 PROGRESS = 1e-3  # share by which a loss must fall below its best to count as progress
 
 PerImage = Float[Array, " n"]
-
-
-class Folded(NamedTuple):
-    """A layer with its batch normalisation inside."""
-
-    kernel: Float[Array, "... o"]
-    bias: Float[Array, " _o"]
-
-
-class Networks(NamedTuple):
-    """Generator and discriminator as they score."""
-
-    project: Folded
-    up: tuple[Folded, ...]
-    down: tuple[Folded, ...]
-    head: Folded
 
 
 class Search(NamedTuple):
@@ -57,49 +40,6 @@ class Found(NamedTuple):
     curve: Float[Array, "s n"]  # L before each step; one value only where it isn't kept
 
 
-def fold(model: AnoGAN) -> Networks:
-    """Both networks in inference mode."""
-
-    def folded(kernel: Array, norm: nnx.BatchNorm | None) -> Folded:
-        if norm is None:
-            return Folded(kernel, jnp.zeros(kernel.shape[-1], kernel.dtype))
-        assert norm.scale is not None
-        assert norm.bias is not None
-        gain = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.epsilon)
-        return Folded(kernel * gain, norm.bias[...] - norm.mean[...] * gain)
-
-    generator, discriminator = model.generator, model.discriminator
-    latent = generator.project.shape[0]
-    first = folded(generator.project[...].reshape(latent, generator.layout.first_size**2, -1), generator.norms[0])
-    up = [
-        folded(conv.kernel[...], norm) for conv, norm in zip(generator.convs, [*generator.norms[1:], None], strict=True)
-    ]
-    down = [
-        folded(conv.kernel[...], norm)
-        for conv, norm in zip(discriminator.convs, [None, *discriminator.norms], strict=True)
-    ]
-    assert discriminator.head.bias is not None
-    head = Folded(discriminator.head.kernel[...], discriminator.head.bias[...])
-    return Networks(first, tuple(up), tuple(down), head)
-
-
-def generate(networks: Networks, z: Latents, layout: Layout, form: Form) -> Images:
-    """The same as `Generator.__call__` of `model.eval()`."""
-    side, (kernel, bias) = layout.first_size, networks.project
-    x = (z @ kernel.reshape(kernel.shape[0], -1)).reshape(z.shape[0], side, side, -1) + bias
-    for conv, (kernel, bias) in zip(layout.up, networks.up, strict=True):
-        x = transposed_conv(nnx.relu(x), kernel, conv.size, conv.padding, form) + bias
-    return jnp.tanh(x)
-
-
-def discriminate(networks: Networks, x: Images, layout: Layout, form: Form) -> Judged:
-    """The same as `Discriminator.__call__` of `model.eval()`."""
-    for conv, (kernel, bias) in zip(layout.down, networks.down, strict=True):
-        x = nnx.leaky_relu(strided_conv(x, kernel, conv.size, conv.padding, form) + bias, NEGATIVE_SLOPE)
-    feature = feature_of(x, layout)
-    return Judged((feature @ networks.head.kernel + networks.head.bias)[:, 0], feature)
-
-
 def step(
     networks: Networks,
     x: Images,
@@ -108,7 +48,7 @@ def step(
     number: Float[Array, ""],
     settings: Inversion,
     layout: Layout,
-    form: Form,
+    form: FrozenForm,
 ) -> tuple[Search, PerImage]:
     """Step `number`, from 0, for all images; and L(z) before it."""
 
@@ -139,12 +79,14 @@ def invert(
     starts: Float[Array, "r d"],
     settings: Inversion,
     layout: Layout,
-    form: Form,
+    form: FrozenForm,
     *,
     keep_curve: bool = False,
 ) -> Found:
     """The search from every start, for every image; of several ends the one with the least loss."""
     (n, r), d = (x.shape[0], starts.shape[0]), starts.shape[1]
+    if form == "tiles":
+        networks = in_tiles(networks, layout)
     z = jnp.broadcast_to(starts[:, None], (r, n, d)).reshape(r * n, d).astype(x.dtype)
     of_one = discriminate(networks, x, layout, form)
     repeated_x, of_x = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * r), (x, of_one))

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from train.blocks.strided import Form
 from train.detectors.anogan.config import AnoGANConfig
-from train.detectors.anogan.invert import Search, discriminate, generate, step
+from train.detectors.anogan.frozen import discriminate, generate
+from train.detectors.anogan.invert import Search, step
 from train.detectors.anogan.model import Images, Judged, Latents
 from train.detectors.anogan.score import Weights, inversion
 from train.networks import Array as Shaped

@@ -9,10 +9,13 @@ from jaxtyping import Array, Float
 from train.blocks.pixels import to_signed
 from train.blocks.strided import Form
 from train.detectors.anogan.config import AnoGANConfig
-from train.detectors.anogan.invert import Networks, invert
+from train.detectors.anogan.frozen import FrozenForm, Networks
+from train.detectors.anogan.invert import invert
 from train.detectors.anogan.settings import Inversion
 from train.detectors.scores import RawScores
 from train.tiling import Tiling
+
+MANY = 32  # searches at once; below, reading a tile's kernels costs more than it saves
 
 
 class Weights(NamedTuple):
@@ -34,16 +37,25 @@ def inversion(config: AnoGANConfig) -> Inversion:
     )
 
 
-def form_of(config: AnoGANConfig) -> Form:
+def form_of(config: AnoGANConfig, count: int) -> FrozenForm:
+    """The form in which so many are searched for at once."""
     if config.form != "auto":
         return config.form
-    return "matmul" if jax.default_backend() == "cpu" else "plain"
+    if jax.default_backend() != "cpu":
+        return "plain"
+    return "tiles" if count >= MANY else "matmul"
+
+
+def training_form(config: AnoGANConfig) -> Form:
+    """That of networks whose kernels change from step to step."""
+    form = form_of(config, 1)
+    return "matmul" if form == "tiles" else form
 
 
 def raw_scores(weights: Weights, images: Array, config: AnoGANConfig) -> RawScores:
     """A(x) and |x - G(z)| at the end of the search, of tiles where the image is larger than the network's."""
     x = to_signed(config.tiling.cut(images.astype(jnp.float32)), config.channels)
-    found = invert(weights.networks, x, weights.starts, inversion(config), config.layout, form_of(config))
+    found = invert(weights.networks, x, weights.starts, inversion(config), config.layout, form_of(config, len(x)))
     return of_tiles(found.loss, jnp.abs(x - found.drawn).mean(axis=-1), config.tiling, config.tile_quantile)
 
 

@@ -10,7 +10,8 @@ from jaxtyping import Array, UInt8
 
 from train.blocks.pixels import to_signed
 from train.detectors.anogan.config import AnoGANConfig
-from train.detectors.anogan.invert import Found, generate, invert
+from train.detectors.anogan.frozen import generate
+from train.detectors.anogan.invert import Found, invert
 from train.detectors.anogan.score import Weights, form_of, inversion
 from train.detectors.anogan.watch import sentences
 from train.pictures import as_address, grid, to_bytes
@@ -35,7 +36,9 @@ def sections(run: Any) -> Sequence[Section]:
 
 def draw(weights: Weights, config: AnoGANConfig) -> Array:
     z = jax.random.normal(jax.random.key(config.seed), (SHOWN, config.latent))
-    drawn: Array = jax.jit(lambda networks: generate(networks, z, config.layout, form_of(config)))(weights.networks)
+    drawn: Array = jax.jit(lambda networks: generate(networks, z, config.layout, form_of(config, SHOWN)))(
+        weights.networks
+    )
     return drawn
 
 
@@ -71,7 +74,13 @@ def search(weights: Weights, images: UInt8[np.ndarray, "n h w 3"], config: AnoGA
 
     def found_of(weights: Weights) -> Found:
         return invert(
-            weights.networks, x, weights.starts, inversion(config), config.layout, form_of(config), keep_curve=True
+            weights.networks,
+            x,
+            weights.starts,
+            inversion(config),
+            config.layout,
+            form_of(config, len(x)),
+            keep_curve=True,
         )
 
     x = to_signed(jnp.asarray(images), config.channels)
