@@ -1,5 +1,6 @@
 """A disk that takes nothing: a small real one that is full, has no more inodes, or fails every write."""
 
+import json
 import os
 import resource
 import signal
@@ -73,6 +74,16 @@ def events(subscriber, name):
     return [message.json for message in subscriber.of("event") if message.json["event"] == name]
 
 
+def unsent(path, kind):
+    """What an agent that has ended will send when it starts again."""
+    database = sqlite3.connect(path)
+    try:
+        rows = database.execute("SELECT payload FROM outbox WHERE kind = ?", (kind,)).fetchall()
+    finally:
+        database.close()
+    return [json.loads(payload) for (payload,) in rows]
+
+
 def is_sound(path):
     database = sqlite3.connect(path)
     try:
@@ -104,7 +115,7 @@ def test_a_full_disk_costs_pictures_and_no_verdict(tmp_path, disk, broker, subsc
         subscriber.wait_for(lambda s: events(s, "outbox_on_disk") and events(s, "outbox_evicted"))
         assert states(subscriber)[-1]["storage"] == "disk"
         assert agent.end() == 0, agent.log
-    ledger = Ledger(given, list(subscriber.results))
+    ledger = Ledger(given, [*subscriber.results, *unsent(disk.folder / "outbox.db", "result")])
     assert ledger.missing == ledger.disagreeing == ledger.out_of_order == []
     assert ledger.gaps == {}
     alarms = events(subscriber, "outbox_in_memory")
@@ -131,8 +142,9 @@ def test_memory_ends_at_its_limit_and_the_oldest_are_counted_and_published(tmp_p
         broker.start()
         subscriber.wait_for(lambda s: events(s, "outbox_evicted"))
         assert agent.end() == 0, agent.log
-    lost = sum(event["counts"]["evicted_results"] for event in events(subscriber, "outbox_evicted"))
-    ledger = Ledger(received=list(subscriber.results))
+    later = [event for event in unsent(disk.folder / "outbox.db", "event") if event["event"] == "outbox_evicted"]
+    lost = sum(event["counts"]["evicted_results"] for event in [*events(subscriber, "outbox_evicted"), *later])
+    ledger = Ledger(received=[*subscriber.results, *unsent(disk.folder / "outbox.db", "result")])
     (missing,) = ledger.gaps.values()
     assert len(missing) == lost > 100
     assert missing == list(range(missing[0], missing[-1] + 1))  # the oldest of those held, not some here and there
