@@ -33,11 +33,14 @@ def main() -> None:
         "",
         *agent_lines(),
     ]
-    fastflow = [row for row in accuracy.ROWS if row.system == "fastflow"]
+    of_system = {
+        system: accuracy_table(row for row in accuracy.ROWS if row.system == system)
+        for system in ("aesc", "fastflow", "anogan", "f_anogan")
+    }
+    of_system["fastflow"] += ["", *curves(), "", *study()]
     pages = {
         ROOT / "README.md": everything,
-        ROOT / "train/detectors/aesc/README.md": accuracy_table(r for r in accuracy.ROWS if r.system == "aesc"),
-        ROOT / "train/detectors/fastflow/README.md": [*accuracy_table(fastflow), "", *curves(), "", *study()],
+        **{ROOT / "train/detectors" / system / "README.md": lines for system, lines in of_system.items()},
     }
     for path, lines in pages.items():
         body = "\n".join(["<!-- results:begin -->", *lines, "<!-- results:end -->"])
