@@ -12,7 +12,7 @@ from flax import nnx
 from train.generators.adabldm.autoencoder import KLAutoencoder, KLSpec
 from train.generators.adabldm.layers import Draw
 from train.generators.adabldm.noise_schedule import STEPS
-from train.generators.adabldm.sizes import Size
+from train.generators.adabldm.sizes import Size, TextSpec
 from train.generators.adabldm.text import ClipSpec, ClipText, LabelSpec, LabelTable, WordTable
 from train.generators.adabldm.tiny_autoencoder import TinyAutoencoder
 from train.generators.adabldm.trimap import TrimapEncoder
@@ -30,15 +30,16 @@ class AdaBLDM(nnx.Module):
             if isinstance(size.autoencoder, KLSpec)
             else TinyAutoencoder(size.autoencoder, rngs=rngs)
         )
-        self.text: ClipText | LabelTable | WordTable
-        if isinstance(size.text, ClipSpec):
-            self.text = ClipText(size.text, rngs=rngs)
-        elif isinstance(size.text, LabelSpec):
-            self.text = LabelTable(size.text, labels, rngs=rngs)
-        else:
-            self.text = WordTable(size.text, rngs=rngs)
+        self.text = text_tower(size.text, labels, rngs=rngs)
         self.denoiser = Denoiser(size.unet, rngs=rngs)
         self.trimap_encoder = TrimapEncoder(size.unet, size.trimap, rngs=rngs)
+
+
+def text_tower(spec: TextSpec, labels: int, *, rngs: Draw) -> ClipText | LabelTable | WordTable:
+    """tau, of the kind that its sizes are of."""
+    if isinstance(spec, ClipSpec):
+        return ClipText(spec, rngs=rngs)
+    return LabelTable(spec, labels, rngs=rngs) if isinstance(spec, LabelSpec) else WordTable(spec, rngs=rngs)
 
 
 def exported(model: AdaBLDM, size: Size) -> tuple[Network, ...]:

@@ -8,6 +8,8 @@ from train.generators.adabldm.tiny_autoencoder import TAEF2, TinySpec
 from train.generators.adabldm.trimap import TrimapSpec
 from train.generators.adabldm.unet import UNetSpec
 
+TextSpec = ClipSpec | WordSpec | LabelSpec
+
 
 @dataclass(frozen=True)
 class Size:
@@ -17,7 +19,7 @@ class Size:
     autoencoder: KLSpec | TinySpec = field(default_factory=KLSpec)
     unet: UNetSpec = field(default_factory=UNetSpec)
     trimap: TrimapSpec = field(default_factory=TrimapSpec)
-    text: ClipSpec | WordSpec | LabelSpec = field(default_factory=ClipSpec)
+    text: TextSpec = field(default_factory=ClipSpec)
 
     def __post_init__(self) -> None:
         step = self.autoencoder.factor * self.unet.size_multiple
