@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from edge_agent.bundle import open_bundle
 from export.__main__ import app
 from export.evaluate import evaluate_bundle
+from train.data.defects import open_defects, split_json
 from train.data.folder import open_dataset
 from train.evaluate import evaluate as evaluate_run
 from train.run import about, held_out_with_stains
@@ -89,6 +90,16 @@ def test_a_folder_of_good_images_alone_needs_the_runs_held_out_ones(
     assert metrics["n_stained_held_out"] > 0
 
 
+def test_what_a_generator_was_trained_on_is_left_out(shipped, line_folder, tmp_path):
+    split = split_json(open_defects(line_folder, defects_per_type=1))
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    out = tmp_path / "m.json"
+    code, _, err = typed("evaluate", shipped[0], "--data", line_folder, "--generator", tmp_path, "--out", out)
+    assert code == 0, err
+    assert json.loads(out.read_text())["left_out"]["n"] == len(split["categories"])
+    assert "test images are left out, for a generator" in err
+
+
 def test_settings_of_the_scoring_can_be_changed_at_export(trained_folder, tmp_path):
     code, _, err = typed(
         "bundle", trained_folder, "--out", tmp_path / "b", "--set", "scoring=uncertainty", "--set", "dropout_passes=3"
@@ -128,7 +139,7 @@ def test_bad_input_is_a_sentence_and_exit_code_2(shipped, trained_folder, line_f
 
 
 def test_help_of_every_verb_has_an_example():
-    for verb in ("keygen", "bundle", "evaluate"):
+    for verb in ("keygen", "bundle", "graphs", "synthesize", "evaluate"):
         code, out, _ = typed(verb, "--help")
         assert code == 0
         assert f"Example: python -m export {verb}" in " ".join(out.split())

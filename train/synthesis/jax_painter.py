@@ -30,9 +30,7 @@ def _keys(seed: UInt32[Array, ""], indices: UInt32[Array, " n"]) -> Keys:
 
 def keys_of(tasks: Sequence[Task]) -> Keys:
     """One per image, of its seed and index alone."""
-    keys: Keys = _keys(
-        jnp.asarray(tasks[0].seed, jnp.uint32), jnp.asarray([task.index for task in tasks], jnp.uint32)
-    )
+    keys: Keys = _keys(jnp.asarray(tasks[0].seed, jnp.uint32), jnp.asarray([task.index for task in tasks], jnp.uint32))
     return keys
 
 

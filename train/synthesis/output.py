@@ -204,8 +204,9 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 def say_full(error: OSError, root: Path, written: int, total: int) -> SynthesisError:
     """A disk that takes no more, as a sentence that says how to go on."""
-    why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    why, remedy = ("the disk is full", "Make room") if full else (error.strerror or str(error), "Mend that")
     return SynthesisError(
         f"{shown(root)} can't be written: {why}. {written} of {total} images are there and whole; nothing is "
-        "half-written. Make room, then give the same command: it goes on."
+        f"half-written. {remedy}, then give the same command: it goes on."
     )
