@@ -34,7 +34,7 @@ def fitted(line, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("verb", ["fit", "evaluate", "draw"])
+@pytest.mark.parametrize("verb", ["fit", "evaluate", "draw", "synthesize", "crop-normal"])
 def test_help_has_an_example(verb):
     done = run(verb, "--help")
     assert done.exit_code == 0
