@@ -36,7 +36,10 @@ OUTSIDE = 0.01  # of the mask: below it a pixel is the background's
 CHECKED = 200  # images whose background is compared
 MOST_PER_CATEGORY = 160  # images drawn for a distance
 CHECKPOINTS = 6  # of a run, from the untrained one on
+# The kinds of leather lie there in colours of their own, so that without it recolouring would be all there is to learn
+OF_SET = {"leather_classes": ("match_light=true",)}
 DETECTOR = ("image_size=64", "epochs=24", "steps_per_epoch=25", "batch_size=16", "validation_samples=64")
+DRAWN_ABOVE = 0.1  # of the soft mask; an image whose mask stays below it everywhere is not counted as a defect
 DRAWN_FOR_DETECTORS, DRAWN_FOR_CLASSIFIER, RESTORED = 250, 600, 120
 
 
@@ -62,7 +65,7 @@ class Bench:
         if self.as_it_is and (out / "checkpoints").exists():
             return out
         system = find_generator("defect_gan")
-        config = load_config(find_config(system.name, "cpu"), system.schema, settings)
+        config = load_config(find_config(system.name, "cpu"), system.schema, (*OF_SET.get(dataset, ()), *settings))
         defects = self.defects(dataset)
         fit_generator(system, config, defects, out, product=dataset, resume=out.exists(), keep_all=True)  # type: ignore[arg-type]
         return out
@@ -75,7 +78,8 @@ class Bench:
         """A folder that the command `synthesize` wrote."""
         out = self.runs / f"{'restored' if restore else 'drawn'}-{count}-{self.tag(dataset)}"
         words = ["synthesize", self.generator(dataset), "--data", self.data / dataset, "--out", out]
-        words += ["--count", count, "--seed", 0, *(["--restore"] if restore else [])]
+        words += ["--count", count, "--seed", 0, "--region", "image", "--mask-threshold", DRAWN_ABOVE]
+        words += ["--restore"] if restore else []
         subprocess.run([sys.executable, "-m", "train", *map(str, words)], check=True)
         return out
 
@@ -225,7 +229,13 @@ def ablation(bench: Bench, dataset: str, settings: Sequence[str], name: str) -> 
         figures[f"to_{side}_defects"] = shortened(compare(real, made, bench.network))
     last = run.figures[-1]
     masks = {key: last[key] for key in ("mask_defect", "mask_restored") if key in last}
-    return {**about_run(folder), "settings": list(settings), "figure": bench.network.frechet, **masks, **figures}
+    return {
+        **about_run(folder),
+        "settings": [*OF_SET.get(dataset, ()), *settings],
+        "figure": bench.network.frechet,
+        **masks,
+        **figures,
+    }
 
 
 def classifier(bench: Bench, dataset: str, arm: str, seed: int) -> dict[str, Any]:
