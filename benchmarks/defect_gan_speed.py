@@ -80,10 +80,15 @@ def main(
             f"{name:28}{_ms(times['torch']):>12}{_ms(times['torch channels last']):>16}{_ms(times['ours']):>12}"
             f"{ratio:>17.2f}x"
         )
-    for batch in memory_of.split(","):
+    _write(record)
+    for batch in filter(None, memory_of.split(",")):
         sides = {side: _measured(side, config, batch, threads) for side in ("torch", "ours")}
         record["memory_mb"][f"batch {batch}"] = sides
         print(f"memory of a step, batch {batch}: torch {sides['torch']} MB, ours {sides['ours']} MB")
+        _write(record)
+
+
+def _write(record: dict[str, Any]) -> None:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -127,7 +127,9 @@ def test_what_is_painted_is_the_averages_work_and_the_seeds(run, parts):
     outside = mask < 0.01
     assert np.abs(drawn.astype(int) - images)[outside].max(initial=0) <= 1
     assert (mask >= 0).all() and (mask <= 1).all() and mask.max() > 0.01
-    assert trained.restore(jax.numpy.asarray(images), keys).mask.shape == (3, 16, 16)
+    restored, _ = trained.paint_batch(images, trained.normal_control(3), keys)
+    assert np.abs(restored.astype(int) - drawn).max() > 0
+    assert jax.eval_shape(trained.restore, jax.numpy.asarray(images), keys).mask.shape == (3, 16, 16)
     noise = trained.noise(keys)
     assert noise.shape == (3, trained.config.noise_numbers)
     np.testing.assert_array_equal(trained.noise(keys[1:])[0], noise[1])
