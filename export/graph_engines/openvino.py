@@ -1,6 +1,7 @@
 """A graph in OpenVINO, on the CPU, in float32 as the graph says."""
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -45,6 +46,9 @@ def _core() -> Any:
 
 
 def _import() -> Any:
+    # Its telemetry would fork this process, in which JAX has threads, to report the import; without it OpenVINO goes on
+    # with a stub of its own.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module("openvino")
     except ImportError as error:
