@@ -13,6 +13,7 @@ from train.backbones.matching import shapes_of
 from train.generators.adabldm.published import Published
 
 State = dict[str, np.ndarray]
+CHEAP = {"xla_backend_optimization_level": 0}  # to compile what runs once
 
 
 def state_of(model) -> State:
