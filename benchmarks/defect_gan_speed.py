@@ -10,7 +10,6 @@ benchmarks/results/defect_gan_speed.json.
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ MEGABYTE = 1024 * 1024
 
 def main(
     threads: Annotated[int, typer.Option(help="CPU threads for every side.")] = 2,
-    rounds: Annotated[int, typer.Option(help="Interleaved measurements of each.")] = 7,
+    rounds: Annotated[int, typer.Option(help="Interleaved measurements of each; 0: memory only.")] = 7,
     config: Annotated[str, typer.Option(help="NAME of configs/defect_gan/.")] = "cpu",
     cpu_time: Annotated[
         bool, typer.Option("--cpu-time", help="CPU seconds, for a machine that others use too.")
@@ -46,6 +45,20 @@ def main(
     torch.set_num_threads(threads)
     now = time.process_time if cpu_time else time.perf_counter
     resolved = _config(config)
+    record: dict[str, Any] = json.loads(RESULTS.read_text()) if rounds == 0 else _times(resolved, config, rounds, now)
+    record.setdefault("memory_mb", {})
+    _write(record)
+    for batch in filter(None, memory_of.split(",")):
+        sides = {side: _measured(side, config, batch, threads) for side in ("torch", "ours")}
+        record["memory_mb"][f"batch {batch}"] = sides
+        print(f"memory of a step, batch {batch}: torch {sides['torch']} MB, ours {sides['ours']} MB")
+        _write(record)
+
+
+def _times(resolved: Any, config: str, rounds: int, now: Callable[[], float]) -> dict[str, Any]:
+    """Prints a row for each kind of work as it comes."""
+    import torch
+
     table: dict[str, dict[str, Callable[[], object]]] = {
         f"training step, batch {resolved.batch_size}": {
             "torch": _torch_step(resolved, channels_last=False),
@@ -61,12 +74,11 @@ def main(
         }
     record: dict[str, Any] = {
         "config": config,
-        "threads": threads,
-        "seconds": "cpu" if cpu_time else "wall",
+        "threads": torch.get_num_threads(),
+        "seconds": "cpu" if now is time.process_time else "wall",
         "load_average": [round(x, 1) for x in os.getloadavg()],
         "torch": torch.__version__,
         "rows": {},
-        "memory_mb": {},
     }
     print(f"{'':28}{'torch':>12}{'channels last':>16}{'ours':>12}{'best torch/ours':>18}")
     for name, sides in table.items():
@@ -80,12 +92,7 @@ def main(
             f"{name:28}{_ms(times['torch']):>12}{_ms(times['torch channels last']):>16}{_ms(times['ours']):>12}"
             f"{ratio:>17.2f}x"
         )
-    _write(record)
-    for batch in filter(None, memory_of.split(",")):
-        sides = {side: _measured(side, config, batch, threads) for side in ("torch", "ours")}
-        record["memory_mb"][f"batch {batch}"] = sides
-        print(f"memory of a step, batch {batch}: torch {sides['torch']} MB, ours {sides['ours']} MB")
-        _write(record)
+    return record
 
 
 def _write(record: dict[str, Any]) -> None:
@@ -270,10 +277,16 @@ def _memory(side: str, name: str, batch: int) -> float:
         plan = steps.lower(state, batches, resident).compile().memory_analysis()  # type: ignore[attr-defined]
         return round((plan.argument_size_in_bytes + plan.temp_size_in_bytes) / MEGABYTE)
     run = _torch_step(config, channels_last=False)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts anew
+    before = _kilobytes("VmRSS")
     run()
     run()
-    return round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    return round((_kilobytes("VmHWM") - before) / 1024)
+
+
+def _kilobytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 if __name__ == "__main__":
