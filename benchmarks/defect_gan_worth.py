@@ -59,13 +59,17 @@ class Bench:
     def defects(self, dataset: str) -> DefectSet:
         return open_defects(self.data / dataset)
 
-    def generator(self, dataset: str, settings: Sequence[str] = (), name: str = "cpu") -> Path:
+    def generator(
+        self, dataset: str, config_name: str = "cpu", settings: Sequence[str] = (), name: str = "cpu"
+    ) -> Path:
         """The run folder of a generator, trained with every checkpoint kept unless it is there."""
         out = self.runs / f"{dataset}-{name}"
         if self.as_it_is and (out / "checkpoints").exists():
             return out
         system = find_generator("defect_gan")
-        config = load_config(find_config(system.name, "cpu"), system.schema, (*OF_SET.get(dataset, ()), *settings))
+        config = load_config(
+            find_config(system.name, config_name), system.schema, (*OF_SET.get(dataset, ()), *settings)
+        )
         defects = self.defects(dataset)
         fit_generator(system, config, defects, out, product=dataset, resume=out.exists(), keep_all=True)  # type: ignore[arg-type]
         return out
@@ -216,9 +220,9 @@ def shortened(found: Comparison, *, detailed: bool = False) -> dict[str, Any]:
     return {**short, "by_class": by_class, "diversity_called": found.perceptual_name, "diversity": diversity}
 
 
-def ablation(bench: Bench, dataset: str, settings: Sequence[str], name: str) -> dict[str, Any]:
+def ablation(bench: Bench, dataset: str, config: str, settings: Sequence[str], name: str) -> dict[str, Any]:
     """A short training with a part of the method left out; the distance of what its last checkpoint draws."""
-    folder = bench.generator(dataset, settings, name)
+    folder = bench.generator(dataset, config, settings, name)
     defects, run = bench.defects(dataset), open_generator(folder)
     figures = {}
     for side, samples, seed in (("training", defects.defective, 0), ("held_out", defects.held_out, 1)):
@@ -231,6 +235,7 @@ def ablation(bench: Bench, dataset: str, settings: Sequence[str], name: str) -> 
     masks = {key: last[key] for key in ("mask_defect", "mask_restored") if key in last}
     return {
         **about_run(folder),
+        "config": config,
         "settings": [*OF_SET.get(dataset, ()), *settings],
         "figure": bench.network.frechet,
         **masks,

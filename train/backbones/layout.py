@@ -76,8 +76,8 @@ class LinearPart:
     def published(self, leaves: Mapping[str, Shape]) -> dict[str, Shape]:
         channels, features = leaves["kernel"]
         each = features // len(self.keys)
-        weight = (each, channels, 1, 1) if self.as_conv else (each, channels)
-        biases = {f"{key}.bias": (each,) for key in self.keys} if "bias" in leaves else {}
+        weight: Shape = (each, channels, 1, 1) if self.as_conv else (each, channels)
+        biases: dict[str, Shape] = {f"{key}.bias": (each,) for key in self.keys} if "bias" in leaves else {}
         return {f"{key}.weight": weight for key in self.keys} | biases
 
     def convert(self, read: Read, leaves: Mapping[str, Shape]) -> dict[str, np.ndarray]:

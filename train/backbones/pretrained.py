@@ -37,6 +37,7 @@ __all__ = [
 
 FORMAT = "faultline backbone 1"
 SUFFIXES = (".safetensors", ".pth")
+NAMED_BY = "--set backbone_weights=FILE"
 
 
 def cache_folder() -> Path:
@@ -46,8 +47,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faultline" / "backbones"
 
 
-def find_weights(backbone: Backbone, file: Path | None) -> Path:
+def find_weights(backbone: Backbone, file: Path | None, *, named_by: str = NAMED_BY) -> Path:
     """The user's file; else NAME.safetensors or NAME.pth in the cache folder; else the hub's file, fetched once.
+
+    `named_by` is how a user names a file, for the sentence.
 
     Raises:
         WeightsError: there is none; the text says which file to bring and where to put it.
@@ -56,20 +59,20 @@ def find_weights(backbone: Backbone, file: Path | None) -> Path:
         raise WeightsError(f"{backbone.name} has no published weights; its weights are drawn from the seed.")
     if file is not None:
         if not file.is_file():
-            raise WeightsError(f"{file} is not there. {_bring(backbone)}")
+            raise WeightsError(f"{file} is not there. {_bring(backbone, named_by)}")
         return file
     for suffix in SUFFIXES:
         if (cached := cache_folder() / f"{backbone.name}{suffix}").is_file():
             return cached
     if backbone.hub is None:
-        raise WeightsError(f"There are no weights of {backbone.name} here. {_bring(backbone)}")
+        raise WeightsError(f"There are no weights of {backbone.name} here. {_bring(backbone, named_by)}")
     try:
         return _from_hub(backbone.hub)
     except Exception as error:  # offline, refused, renamed, not installed: the remedy is the same
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise WeightsError(
             f"There are no weights of {backbone.name} here, and the Hugging Face hub gave none ({reason}). "
-            f"{_bring(backbone)}"
+            f"{_bring(backbone, named_by)}"
         ) from error
 
 
@@ -187,9 +190,9 @@ def identified(file: WeightFile) -> Backbone | None:
     return None
 
 
-def _bring(backbone: Backbone) -> str:
+def _bring(backbone: Backbone, named_by: str = NAMED_BY) -> str:
     place = cache_folder() / f"{backbone.name}.safetensors"
-    there = f"put it at {place} or name it with --set backbone_weights=FILE"
+    there = f"put it at {place} or name it with {named_by}"
     if backbone.hub is None:
         return f"Bring a file of its published weights and {there}."
     return f"Bring {backbone.hub.name} of {backbone.hub.repository} on the Hugging Face hub: {there}."

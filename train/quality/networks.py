@@ -132,10 +132,7 @@ def feature_network(name: str) -> FeatureNetwork:
     backbone = NETWORKS[name]
     if not backbone.pretrained:
         return FeatureNetwork(backbone, random_weights(backbone, backbone.image_size, 0), "random")
-    try:
-        return _loaded(backbone, find_weights(backbone, None))
-    except WeightsError as error:
-        raise WeightsError(f"{error} Or name the file itself: --features FILE.") from error
+    return _loaded(backbone, find_weights(backbone, None, named_by="--features FILE"))
 
 
 def _network_of(file: WeightFile) -> Backbone:
