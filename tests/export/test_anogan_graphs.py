@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from flax import nnx
+from network_plans import assert_taken
 from onnx_against_jax import run_session
 from test_lower_rewrites import settled
 from typer.testing import CliRunner
@@ -85,29 +86,8 @@ def test_a_graph_that_differs_from_jax_is_not_written(anogan, tmp_path, monkeypa
 
 
 def test_the_graphs_become_engine_plans(anogan):
-    pytest.importorskip("tensorrt_rtx")
-    import tensorrt_rtx as trt
-
-    from edge_agent.engines.tensorrt.log import Heard, make_logger
-
     for network in anogan.detector.networks(anogan):
-        heard = Heard()
-        logger = make_logger(trt, heard)
-        builder = trt.Builder(logger)
-        built = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = trt.OnnxParser(built, logger)
-        assert parser.parse(lower_network(network).SerializeToString()), heard.errors()
-        profile, config = builder.create_optimization_profile(), builder.create_builder_config()
-        for index in range(built.num_inputs):
-            tensor = built.get_input(index)
-            shape = tuple(tensor.shape)
-            if -1 in shape:
-                profile.set_shape(tensor.name, (1, *shape[1:]), (4, *shape[1:]), (16, *shape[1:]))
-        config.add_optimization_profile(profile)
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(trt.ComputeCapability.__members__["SM86"], 0)
-        assert builder.build_serialized_network(built, config) is not None, heard.errors()
-        assert heard.errors() == ""
+        assert_taken(lower_network(network), built=True)
 
 
 def test_the_bundle_of_a_search_is_refused_and_says_what_to_train(anogan, tmp_path):
