@@ -1,6 +1,7 @@
 """OpenVINO on the CPU, for line PCs without an NVIDIA GPU: often faster than ONNX Runtime, in bfloat16 by far."""
 
 import importlib
+import sys
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -29,7 +30,7 @@ class OpenVinoEngine:
             raise EngineError(f"precision is {precision!r}. OpenVINO takes float32, bfloat16 or auto.")
         if threads is not None and threads < 1:
             raise EngineError(f"threads is {threads}; an engine needs at least 1. Leave it out for one per core.")
-        openvino, core = _import(), _core()
+        openvino, core = the_module(), the_core()
         has_bfloat16 = supports_bfloat16()
         if precision == "bfloat16" and not has_bfloat16:
             raise EngineError("This CPU computes no bfloat16 (no AVX-512 BF16 or AMX). Set precision to float32.")
@@ -110,20 +111,25 @@ def permute_by_convolution(graph: Any) -> int:
 
 def supports_bfloat16() -> bool:
     """Has this CPU instructions for it? Emulation would only be slow."""
-    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @lru_cache(maxsize=1)
-def _core() -> Any:
+def the_core() -> Any:
     """One for the whole process, never given back.
 
     The CPU plugin moves its thread's signal stack (sigaltstack) into memory of its own and frees that with the core;
     where two cores overlapped, the stack stays there, and the next signal is a segmentation fault.
     """
-    return _import().Core()
+    return the_module().Core()
 
 
-def _import() -> Any:
+def the_module() -> Any:
+    """OpenVINO, where it is installed; without its telemetry, which forks this process to report that it was imported.
+
+    A line's agent tells nobody anything, and a process with threads must not be forked.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module("openvino")
     except ImportError as error:

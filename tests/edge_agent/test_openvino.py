@@ -165,3 +165,10 @@ def test_a_signal_after_two_engines_were_closed_is_no_segmentation_fault(tmp_pat
     command = [sys.executable, "-c", OVERLAPPING, model]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_it_is_imported_without_its_telemetry():
+    """Which would start a process that reports the import."""
+    command = "import sys, edge_agent.engines.openvino as e; e.the_module(); print(sys.modules['openvino_telemetry'])"
+    found = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "None"
