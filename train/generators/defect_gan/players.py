@@ -86,8 +86,8 @@ def cycles_of(pairs: Pairs, key: PRNGKeyArray, config: DefectGANConfig, *, augme
 
 def under_light_of(normal: Float[Array, "n h w c"], defective: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
     """The defective images with the mean colour of the normal ones, by a gain for each image and channel."""
-    wanted, found = (x.mean(axis=(1, 2), keepdims=True) + 1 + DARK for x in (normal, defective))
-    return jnp.clip((defective + 1) * (wanted / found) - 1, -1, 1)
+    wanted, found = (x.mean(axis=(1, 2), keepdims=True) + 1 for x in (normal, defective))
+    return jnp.clip((defective + 1) * (wanted / jnp.maximum(found, DARK)) - 1, -1, 1)
 
 
 def flipped(x: Float[Array, "n h w c"], key: PRNGKeyArray, flips: str) -> Float[Array, "n h w c"]:
