@@ -3,6 +3,8 @@
 An independent writing of the same networks and losses, for parity tests and for timing. Images are NCHW in [-1, 1].
 """
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -87,7 +89,7 @@ class Critic(nn.Module):
         super().__init__()
         widths = [channels, *(width * 2**number for number in range(layers))]
         convs = []
-        for c, o in zip(widths, widths[1:], strict=False):
+        for c, o in pairwise(widths):
             convs += [nn.Conv2d(c, o, 4, 2, 1), nn.LeakyReLU(0.01)]
         self.main = nn.Sequential(*convs)
         self.source = nn.Conv2d(widths[-1], 1, 3, padding=1, bias=False)

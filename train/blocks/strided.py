@@ -11,7 +11,7 @@ Shape letters: n images, h x w pixels, k x k taps, c input channels, o output ch
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
