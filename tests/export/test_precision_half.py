@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 from precise_graphs import SCORES, constants, float_types, reading
@@ -81,6 +81,7 @@ def check_typing(graph: FloatGraph, half: onnx.ModelProto) -> None:
 
 
 @settings(max_examples=12)
+@example(["coupling"] * 3)  # whose scores are at their limit, the same in any precision
 @given(steps=st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=4))
 def test_any_network_is_typed_by_the_rules_and_answers_as_float32(steps):
     graph = FloatGraph(detector(steps))
@@ -90,7 +91,8 @@ def test_any_network_is_typed_by_the_rules_and_answers_as_float32(steps):
         for ours, exact in zip(answers(model), answers(graph.model), strict=True):
             assert ours.dtype == np.float32
             np.testing.assert_allclose(ours, exact, atol=0.02 * max(1, exact.max()))
-            assert not np.array_equal(ours, exact)
+            at_limit = np.ptp(exact) == 0
+            assert at_limit or not np.array_equal(ours, exact)
 
 
 def test_what_only_exp_reads_is_float32_and_what_a_layer_reads_is_not():
