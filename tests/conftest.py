@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, Phase, settings
 # Many tests compile the same small programs, some in processes of their own: compile each once.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# Nearly all programs here run once, on little: LLVM's optimisation takes as long again as all the rest. The same HLO.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # Shrinking a failure of compiled code takes minutes and shows little that the first failure does not.
 UNSHRUNK = [phase for phase in Phase if phase not in {Phase.shrink, Phase.explain}]

@@ -18,7 +18,7 @@ from train.detectors.anogan.frozen import discriminate, fold, generate, in_tiles
 from train.detectors.anogan.invert import PROGRESS, invert, rate_at
 from train.detectors.anogan.layout import LAYOUTS
 from train.detectors.anogan.loss import discriminator_loss, generator_loss, mapping_loss
-from train.detectors.anogan.model import AnoGAN, Judged
+from train.detectors.anogan.model import AnoGAN, Judged, Kernel
 from train.detectors.anogan.score import of_tiles
 from train.detectors.anogan.settings import Inversion
 from train.detectors.anogan.watch import closeness, sentences, spread
@@ -28,11 +28,13 @@ from train.tiling import Tiling
 SEED = LAYOUTS["seed"]
 
 
-def small(form="matmul", network="seed", channels=1, dtype=jnp.float32):
-    """Both networks, narrow and shaken, so that batch normalisation does something."""
-    model = AnoGAN(LAYOUTS[network], 8, 4, channels, form=form, rngs=nnx.Rngs(0))
+def small(form="matmul", network="seed", channels=1, dtype=jnp.float32, *, biases=False):
+    """Both networks, narrow and shaken, so that batch normalisation and biases do something."""
+    model = AnoGAN(LAYOUTS[network], 8, 4, channels, form=form, biases=biases, rngs=nnx.Rngs(0))
     generator = np.random.default_rng(0)
     for _, part in nnx.iter_graph(model):
+        if isinstance(part, Kernel) and part.bias is not None:
+            part.bias[...] = jnp.asarray(generator.normal(size=part.bias.shape) * 0.3, jnp.float32)
         if isinstance(part, nnx.BatchNorm):
             part.mean[...] = jnp.asarray(generator.normal(size=part.mean.shape) * 0.1, jnp.float32)
             part.var[...] = jnp.asarray(generator.uniform(0.01, 0.1, part.var.shape), jnp.float32)
@@ -55,9 +57,9 @@ def test_parameters_are_as_many_as_the_sheet_counts(network, channels, generator
     assert parameter_count(model.discriminator) == discriminator
 
 
-@pytest.mark.parametrize(("network", "channels"), [("seed", 1), ("dcgan", 3)])
-def test_folded_networks_are_the_modules_in_evaluation_mode_in_all_forms(network, channels):
-    plain, layout = small("plain", network, channels), LAYOUTS[network]
+@pytest.mark.parametrize(("network", "channels", "biases"), [("seed", 1, False), ("dcgan", 3, True)])
+def test_folded_networks_are_the_modules_in_evaluation_mode_in_all_forms(network, channels, biases):
+    plain, layout = small("plain", network, channels, biases=biases), LAYOUTS[network]
     z, x = jax.random.normal(jax.random.key(1), (3, 8)), images(3, layout.size, channels)
     networks = fold(plain)
     drawn_by_modules = nnx.jit(lambda model: model.generator(z))(plain)
@@ -70,6 +72,26 @@ def test_folded_networks_are_the_modules_in_evaluation_mode_in_all_forms(network
         for found, expected in zip(judged, judged_by_modules, strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert drawn_by_modules.shape == x.shape
+
+
+@pytest.mark.parametrize(("biases", "blind"), [(False, True), (True, False)])
+def test_how_strong_all_images_are_is_seen_by_its_biases_alone(biases, blind):
+    """Batch statistics take the strength of a whole batch out of all that follows the first layer."""
+    model, x = small(biases=biases), images(8)
+    model.train()
+    for conv in model.discriminator.convs:  # as after a training: epsilon is nothing against the variances
+        conv.kernel[...] *= 20
+    strong, faint = (model.discriminator(share * x).feature for share in (1.0, 0.4))
+    assert np.allclose(strong, faint, atol=2e-3) == blind
+
+
+def test_biases_belong_to_the_two_layers_without_batch_normalisation():
+    without, with_biases = (
+        nnx.eval_shape(lambda b=biases: AnoGAN(LAYOUTS["dcgan"], 128, 64, 3, form="plain", biases=b, rngs=nnx.Rngs(0)))
+        for biases in (False, True)
+    )
+    assert parameter_count(with_biases.generator) - parameter_count(without.generator) == 3
+    assert parameter_count(with_biases.discriminator) - parameter_count(without.discriminator) == 64
 
 
 def by_hand(networks, x, start, settings):

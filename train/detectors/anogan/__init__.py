@@ -32,7 +32,8 @@ LEAST_CONTRAST = 1.0  # grey levels
 
 
 def build(config: AnoGANConfig, rngs: nnx.Rngs) -> AnoGAN:
-    return AnoGAN(config.layout, config.latent, config.filters, config.channels, form=training_form(config), rngs=rngs)
+    form, layout = training_form(config), config.layout
+    return AnoGAN(layout, config.latent, config.filters, config.channels, form=form, biases=config.biases, rngs=rngs)
 
 
 def of_discriminator(

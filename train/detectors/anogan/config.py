@@ -44,6 +44,9 @@ class AnoGANConfig(TiledConfig, frozen=True):
     network: Literal["dcgan", "seed"] = "dcgan"  # 64 px as the paper, or the 28 px of the seed's code
     filters: int = Field(64, ge=1)  # of the discriminator's first layer; the generator starts with eight times as many
     latent: int = Field(128, ge=1)  # numbers in z
+    # Of the two layers without batch normalisation. Without them (the seed's code) the discriminator cannot see by how
+    # much all drawn images are too faint or too strong.
+    biases: bool = False
     # Exact rewrites of the convolutions; auto: on a CPU matmul, and tiles where many are searched for at once
     form: Literal["auto", "plain", "matmul", "tiles"] = "auto"
 

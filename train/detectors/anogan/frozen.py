@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from train.blocks import tiles
 from train.blocks.strided import spread, strided_conv, taps_of, transposed_conv
 from train.detectors.anogan.layout import Conv, Layout
-from train.detectors.anogan.model import NEGATIVE_SLOPE, AnoGAN, Images, Judged, Latents, feature_of
+from train.detectors.anogan.model import NEGATIVE_SLOPE, AnoGAN, Images, Judged, Kernel, Latents, feature_of
 
 FEW = 8  # channels below which a layer is not worth tiles
 
@@ -48,9 +48,13 @@ class Networks(NamedTuple):
 def fold(model: AnoGAN) -> Networks:
     """Both networks in inference mode."""
 
-    def folded(kernel: Array, norm: nnx.BatchNorm | None) -> Folded:
+    def folded(conv: Kernel, norm: nnx.BatchNorm | None) -> Folded:
         if norm is None:
-            return Folded(kernel, jnp.zeros(kernel.shape[-1], kernel.dtype))
+            bias = jnp.zeros(conv.kernel.shape[-1], conv.kernel.dtype) if conv.bias is None else conv.bias[...]
+            return Folded(conv.kernel[...], bias)
+        return normalised(conv.kernel[...], norm)
+
+    def normalised(kernel: Array, norm: nnx.BatchNorm) -> Folded:
         assert norm.scale is not None
         assert norm.bias is not None
         gain = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.epsilon)
@@ -58,14 +62,9 @@ def fold(model: AnoGAN) -> Networks:
 
     generator, discriminator = model.generator, model.discriminator
     latent = generator.project.shape[0]
-    first = folded(generator.project[...].reshape(latent, generator.layout.first_size**2, -1), generator.norms[0])
-    up = [
-        folded(conv.kernel[...], norm) for conv, norm in zip(generator.convs, [*generator.norms[1:], None], strict=True)
-    ]
-    down = [
-        folded(conv.kernel[...], norm)
-        for conv, norm in zip(discriminator.convs, [None, *discriminator.norms], strict=True)
-    ]
+    first = normalised(generator.project[...].reshape(latent, generator.layout.first_size**2, -1), generator.norms[0])
+    up = [folded(conv, norm) for conv, norm in zip(generator.convs, [*generator.norms[1:], None], strict=True)]
+    down = [folded(conv, norm) for conv, norm in zip(discriminator.convs, [None, *discriminator.norms], strict=True)]
     assert discriminator.head.bias is not None
     head = Folded(discriminator.head.kernel[...], discriminator.head.bias[...])
     return Networks(first, tuple(up), tuple(down), head)

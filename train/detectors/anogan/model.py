@@ -28,23 +28,37 @@ class Judged(NamedTuple):
 
 
 class Kernel(nnx.Module):
-    """Weights of a convolution without a bias, or of its transpose."""
+    """Weights of a convolution, or of its transpose; a bias only where no batch normalisation brings one."""
 
-    def __init__(self, k: int, c: int, o: int, *, rngs: nnx.Rngs):
+    def __init__(self, k: int, c: int, o: int, *, bias: bool, rngs: nnx.Rngs):
         self.kernel = nnx.Param(SPREAD * jax.random.normal(rngs.params(), (k, k, c, o)))
+        self.bias = nnx.Param(jnp.zeros(o)) if bias else None
+
+    def plus_bias(self, x: Images) -> Images:
+        return x if self.bias is None else x + self.bias[...]
 
 
 class Generator(nnx.Module):
     """z -> image in [-1, 1]."""
 
-    def __init__(self, layout: Layout, latent: int, filters: int, channels: int, *, form: Form, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        layout: Layout,
+        latent: int,
+        filters: int,
+        channels: int,
+        *,
+        form: Form,
+        biases: bool = False,
+        rngs: nnx.Rngs,
+    ):
         self.layout, self.form = layout, form
         width, side = layout.first_width * filters, layout.first_size
         self.project = nnx.Param(SPREAD * jax.random.normal(rngs.params(), (latent, side * side * width)))
         convs, norms = [], [_norm(width, rngs)]
         for conv in layout.up:
             out = conv.width * filters or channels
-            convs.append(Kernel(conv.kernel, width, out, rngs=rngs))
+            convs.append(Kernel(conv.kernel, width, out, bias=biases and not conv.width, rngs=rngs))
             if conv.width:
                 norms.append(_norm(out, rngs))
             width = out
@@ -55,17 +69,20 @@ class Generator(nnx.Module):
         x = (z @ self.project[...]).reshape(z.shape[0], side, side, -1)
         for conv, norm, kernel in zip(self.layout.up, self.norms, self.convs, strict=True):
             x = transposed_conv(nnx.relu(norm(x)), kernel.kernel[...], conv.size, conv.padding, self.form)
+            x = kernel.plus_bias(x)
         return jnp.tanh(x)
 
 
 class Discriminator(nnx.Module):
     """Image in [-1, 1] -> how much it looks like a good part, and the features that say so."""
 
-    def __init__(self, layout: Layout, filters: int, channels: int, *, form: Form, rngs: nnx.Rngs):
+    def __init__(
+        self, layout: Layout, filters: int, channels: int, *, form: Form, biases: bool = False, rngs: nnx.Rngs
+    ):
         self.layout, self.form = layout, form
         width, convs, norms = channels, [], []
         for number, conv in enumerate(layout.down):
-            convs.append(Kernel(conv.kernel, width, conv.width * filters, rngs=rngs))
+            convs.append(Kernel(conv.kernel, width, conv.width * filters, bias=biases and not number, rngs=rngs))
             width = conv.width * filters
             if number:  # the first has none
                 norms.append(_norm(width, rngs))
@@ -75,7 +92,7 @@ class Discriminator(nnx.Module):
 
     def __call__(self, x: Images) -> Judged:
         for number, (conv, kernel) in enumerate(zip(self.layout.down, self.convs, strict=True)):
-            x = strided_conv(x, kernel.kernel[...], conv.size, conv.padding, self.form)
+            x = kernel.plus_bias(strided_conv(x, kernel.kernel[...], conv.size, conv.padding, self.form))
             x = nnx.leaky_relu(self.norms[number - 1](x) if number else x, NEGATIVE_SLOPE)
         feature = feature_of(x, self.layout)
         return Judged(self.head(feature)[:, 0], feature)
@@ -84,10 +101,20 @@ class Discriminator(nnx.Module):
 class AnoGAN(nnx.Module):
     """Both, as they are trained."""
 
-    def __init__(self, layout: Layout, latent: int, filters: int, channels: int, *, form: Form, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        layout: Layout,
+        latent: int,
+        filters: int,
+        channels: int,
+        *,
+        form: Form,
+        biases: bool = False,
+        rngs: nnx.Rngs,
+    ):
         self.latent = latent
-        self.generator = Generator(layout, latent, filters, channels, form=form, rngs=rngs)
-        self.discriminator = Discriminator(layout, filters, channels, form=form, rngs=rngs)
+        self.generator = Generator(layout, latent, filters, channels, form=form, biases=biases, rngs=rngs)
+        self.discriminator = Discriminator(layout, filters, channels, form=form, biases=biases, rngs=rngs)
 
     def draw(self, key: PRNGKeyArray, count: int) -> Images:
         """Images of random z."""
