@@ -1,25 +1,23 @@
 """A trained generator on an engine, as a synthesis job sees it: the noise is drawn by JAX, the rest is the engine's."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from edge_agent.preprocess import Preprocessing
 from export.errors import InputError
 from export.graph_engines import GraphEngine, open_graph
 from export.graphs import held, lower_network
 from train.generators.run import TrainedGenerator
 from train.networks import Network
 from train.synthesis.control_map import control_maps
-from train.synthesis.jax_painter import BATCH, identity_of, keys_of
+from train.synthesis.run_painter import BATCH, RunPainter, keys_of
 from train.synthesis.task import Images, Masks, Regions, Task
 
 KNOWN = {"image", "control", "noise", "strength"}
 
 
-class EnginePainter:
+class EnginePainter(RunPainter):
     """Implements `train.synthesis.task.Painter`. The graph is lowered, held to JAX and compiled when it is made.
 
     Raises InputError for a generator that is no single graph, ExportError and EngineError where it can't be used.
@@ -29,23 +27,10 @@ class EnginePainter:
         network = _single(run)
         model = lower_network(network)
         held(network, model)
-        self.run, self.batch = run, batch
         self.engine: GraphEngine = open_graph(model, kind, batch)
-        self.identity: Mapping[str, Any] = identity_of(run, self.engine.name)
+        super().__init__(run, self.engine.name, batch)
         self._inputs = tuple(network.inputs)
         self._noise = jax.jit(run.noise)
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        return self.run.categories
-
-    @property
-    def exclusive(self) -> bool:
-        return bool(self.run.config.exclusive)
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        return self.run.preprocessing
 
     def paint(self, images: Images, regions: Regions, tasks: Sequence[Task]) -> tuple[Images, Masks]:
         given = {

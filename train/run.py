@@ -13,7 +13,6 @@ pictures/        what a generator drew after each epoch; only of detectors that 
 metrics.json, report.html   written by `evaluate`
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -27,25 +26,27 @@ from jaxtyping import Array, Float, UInt8
 from pydantic import ValidationError
 
 from edge_agent.preprocess import Preprocessing, read_mask
-from train.checkpoint import CheckpointError, Checkpoints
-from train.config import ConfigError, RunConfig, TrainingConfig, config_digest, load_config
+from train.config import RunConfig, TrainingConfig, config_digest
 from train.data.noise import corrupt
 from train.data.samples import file_digest
 from train.detectors import Detector, RawScores, find_detector
 from train.detectors.detector import FrozenPart
 from train.durable import write_file
-from train.epochs import initial_state
 from train.evaluate import About, HeldOut
 from train.fit_threshold import Thresholds, fit_thresholds
 from train.mask import MASK_FILE, Mask
 from train.provenance import Value, versions
+from train.restore import FolderKind, RunError, read_training, restore
 
 MASK_DIGEST = "mask_sha256"  # in provenance.json
 STAIN_STREAM = 4  # folded into the run's seed
 
-
-class RunError(RuntimeError):
-    """A run folder can't be used; the text says what is missing and what to do."""
+RUN_FOLDER = FolderKind(
+    called="a run folder",
+    verb="fit",
+    files=("config.yaml", "provenance.json", "held_out.npz", "checkpoints"),
+    system_of=lambda provenance: find_detector(str(provenance["system"])),
+)
 
 
 @dataclass(frozen=True)
@@ -159,43 +160,20 @@ def open_run(folder: Path, overrides: Sequence[str] = (), *, step: int | None = 
     `overrides` are key=value settings that do not change training, such as scoring=uncertainty; the thresholds are then
     fitted anew on the held-out images. RunError says what is missing.
     """
-    for name in ("config.yaml", "provenance.json", "held_out.npz", "checkpoints"):
-        if not (folder / name).exists():
-            raise RunError(f"{folder} is not a run folder: it has no {name}. Name the --out folder of `train fit`.")
-    try:
-        provenance = json.loads((folder / "provenance.json").read_text())
-        detector = find_detector(str(provenance["system"]))
-        config = load_config(folder / "config.yaml", detector.schema, overrides)
-        trained = load_config(folder / "config.yaml", detector.schema)
-    except (json.JSONDecodeError, KeyError, ConfigError) as error:
-        raise RunError(f"{folder} can't be read: {error}") from None
+    training = read_training(folder, RUN_FOLDER, overrides)
+    detector, config, trained = training.system, training.config, training.trained
     changed = {name for name in detector.schema.model_fields if getattr(config, name) != getattr(trained, name)}
     if wrong := sorted(changed - detector.scoring_settings):
         raise RunError(
             f"--set {wrong[0]}: that was fixed when {folder} was trained. Of a trained run only "
             f"{', '.join(sorted(detector.scoring_settings))} can be set; for the rest, `train fit` a new run."
         )
-    graph, state = initial_state(detector, trained)
-    with Checkpoints(folder / "checkpoints", detector.monitor) as checkpoints:
-        if step is None:
-            step = checkpoints.best if detector.checkpoint(config) == "best" else checkpoints.latest
-        if step is None:
-            raise RunError(f"{folder} has no checkpoint yet. Let `train fit --resume` finish it.")
-        drawn = state.params
-        try:
-            state, history = checkpoints.restore(step or checkpoints.steps[0], state)
-        except CheckpointError as error:
-            raise RunError(
-                f"The checkpoint of step {error.step} in {folder} does not hold what {detector.name} is made of: "
-                f"{', '.join(error.missing)} is missing. Copy the whole folder again, or train a new run."
-            ) from None
-    model = nnx.merge(graph, state.scoring_params if step else drawn, state.rest)
-    model.eval()
+    restored = restore(training, step)
     frozen = _restore_frozen(folder, detector, config)
-    weights = jax.tree.map(jax.numpy.asarray, detector.fold(model, frozen, config))
-    mask = restore_mask(folder, provenance)
-    figures = tuple(history.get("figures", ()))
-    run = TrainedRun(folder, detector, config, step, weights, _read_thresholds(folder), provenance, mask, figures)
+    weights = jax.tree.map(jax.numpy.asarray, detector.fold(restored.model, frozen, config))
+    provenance, mask = training.provenance, restore_mask(folder, training.provenance)
+    thresholds = _read_thresholds(folder)
+    run = TrainedRun(folder, detector, config, restored.step, weights, thresholds, provenance, mask, restored.figures)
     if changed and run.thresholds is not None:
         return replace(run, thresholds=run.fit_thresholds())
     return run

@@ -10,7 +10,7 @@ report.html      written when training has ended
 """
 
 import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,18 +19,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from edge_agent.preprocess import Preprocessing
-from train.checkpoint import CheckpointError, Checkpoints
-from train.config import ConfigError, load_config
-from train.epochs import initial_state
+from train.config import ConfigError
 from train.generators.config import GeneratorConfig
 from train.generators.generator import Control, Generator, Images, Keys, Painted
 from train.generators.registry import find_generator
 from train.provenance import Value
-from train.run import RunError, preprocessing_of
+from train.restore import FolderKind, read_training, restore
+from train.run import preprocessing_of
 
 
 @dataclass(frozen=True)
@@ -115,44 +113,28 @@ def _paint(
     return generator.paint(weights, images, control, generator.draw_noise(keys, config), strength, config)
 
 
+def _generator_of(provenance: Mapping[str, Value]) -> Generator:
+    try:
+        return find_generator(str(provenance["system"]))
+    except KeyError as error:
+        raise ConfigError(error.args[0]) from None
+
+
+GENERATOR_FOLDER = FolderKind(
+    called="the folder of a generator",
+    verb="fit-generator",
+    files=("config.yaml", "provenance.json", "checkpoints"),
+    system_of=_generator_of,
+)
+
+
 def open_generator(folder: Path, *, step: int | None = None) -> TrainedGenerator:
     """The checkpoint that the run's recipe picks, ready to paint; or that of a step, for studies (0: untrained).
 
     RunError says what is missing.
     """
-    for name in ("config.yaml", "provenance.json", "checkpoints"):
-        if not (folder / name).exists():
-            raise RunError(
-                f"{folder} is not the folder of a generator: it has no {name}. Name the --out folder of "
-                "`train fit-generator`."
-            )
-    try:
-        provenance = json.loads((folder / "provenance.json").read_text())
-        generator = find_generator(str(provenance["system"]))
-        config = load_config(folder / "config.yaml", generator.schema)
-    except (json.JSONDecodeError, KeyError, ConfigError) as error:
-        raise RunError(f"{folder} can't be read: {error.args[0] if error.args else error}") from None
-    assert isinstance(config, GeneratorConfig)
-    graph, state = initial_state(generator, config)
-    drawn = state.params
-    with Checkpoints(folder / "checkpoints", generator.monitor) as checkpoints:
-        if step is None:
-            step = checkpoints.best if generator.checkpoint(config) == "best" else checkpoints.latest
-        if step is None:
-            raise RunError(f"{folder} has no checkpoint yet. Let `train fit-generator --resume` finish it.")
-        if step and step not in checkpoints.steps:
-            kept = ", ".join(map(str, checkpoints.steps))
-            raise RunError(f"{folder} has no checkpoint of step {step}. It has those of {kept}.")
-        try:
-            state, history = checkpoints.restore(step or checkpoints.steps[0], state)
-        except CheckpointError as error:
-            raise RunError(
-                f"The checkpoint of step {error.step} in {folder} does not hold what {generator.name} is made of: "
-                f"{', '.join(error.missing)} is missing. Copy the whole folder again, or train a new run."
-            ) from None
-    model = nnx.merge(graph, state.scoring_params if step else drawn, state.rest)
-    model.eval()
-    weights = jax.tree.map(jnp.asarray, generator.fold(model, config))
-    return TrainedGenerator(
-        folder, generator, config, step, weights, provenance, tuple(history.get("figures", ())) if step else ()
-    )
+    training = read_training(folder, GENERATOR_FOLDER)
+    generator, config = training.system, training.config
+    restored = restore(training, step)
+    weights = jax.tree.map(jnp.asarray, generator.fold(restored.model, config))
+    return TrainedGenerator(folder, generator, config, restored.step, weights, training.provenance, restored.figures)

@@ -15,8 +15,6 @@ from train.synthesis.regions import parse_region
 from train.synthesis.sources import Side, find_sources
 from train.synthesis.task import Painter
 
-STOPPED = "Stopped. What is written is whole; the same command goes on."
-
 
 def run_job(
     painter: Painter,

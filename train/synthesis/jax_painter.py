@@ -2,72 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, UInt32
 
-from edge_agent.preprocess import Preprocessing
-from train.config import config_digest
 from train.generators.run import TrainedGenerator
-from train.provenance import versions
 from train.synthesis.control_map import control_maps
+from train.synthesis.run_painter import BATCH, RunPainter, keys_of
 from train.synthesis.task import Images, Masks, Regions, Task
 
-Keys = Key[Array, " n"]
 
-BATCH = 8
-
-
-@jax.jit
-def _keys(seed: UInt32[Array, ""], indices: UInt32[Array, " n"]) -> Keys:
-    keys: Keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(seed), index))(indices)
-    return keys
-
-
-def keys_of(tasks: Sequence[Task]) -> Keys:
-    """One per image, of its seed and index alone."""
-    keys: Keys = _keys(jnp.asarray(tasks[0].seed, jnp.uint32), jnp.asarray([task.index for task in tasks], jnp.uint32))
-    return keys
-
-
-def identity_of(run: TrainedGenerator, engine: str) -> dict[str, Any]:
-    """For provenance: which weights, under which settings, run by what."""
-    used = ("python", "jax", "jaxlib", "numpy", "opencv-python-headless", "faultline")
-    return {
-        "system": run.system,
-        "product": run.product,
-        "step": run.step,
-        "config_digest": config_digest(run.config),
-        "weights_digest": run.weights_digest,
-        "data_digest": run.provenance.get("data_digest"),
-        "engine": engine,
-        "versions": {name: version for name, version in versions().items() if name in used},
-    }
-
-
-class JaxPainter:
+class JaxPainter(RunPainter):
     """Implements `task.Painter`."""
 
     def __init__(self, run: TrainedGenerator, *, batch: int = BATCH):
-        self.run = run
-        self.batch = batch
-        self.identity: Mapping[str, Any] = identity_of(run, f"jax on {jax.default_backend()}")
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        return self.run.categories
-
-    @property
-    def exclusive(self) -> bool:
-        return bool(self.run.config.exclusive)
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        return self.run.preprocessing
+        super().__init__(run, f"jax on {jax.default_backend()}", batch)
 
     def paint(self, images: Images, regions: Regions, tasks: Sequence[Task]) -> tuple[Images, Masks]:
         control = control_maps(regions, tasks, self.categories)
