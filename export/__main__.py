@@ -139,7 +139,7 @@ def _open_painter(run: Path, engine: str) -> Iterator[Any]:
     from train.generators.run import open_generator
 
     if engine not in KINDS:
-        raise InputError(f"--engine {engine} is not known. There are jax, {', '.join(KINDS)}.")
+        raise InputError(f"--engine {engine} is none of the engines. There are {', '.join(KINDS)}.")
     with closing(EnginePainter(open_generator(run), engine)) as painter:
         yield painter
 

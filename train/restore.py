@@ -25,7 +25,7 @@ class FolderKind:
     called: str
     verb: str  # that writes it
     files: tuple[str, ...]  # that it can't do without
-    system_of: Callable[[Mapping[str, Value]], Any]  # of its provenance; KeyError or ConfigError where there is none
+    system_of: Callable[[Mapping[str, Value]], Any]  # of its provenance; KeyError where there is none
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def read_training(folder: Path, kind: FolderKind, overrides: Sequence[str] = ())
         config = load_config(folder / "config.yaml", system.schema, overrides)
         trained = load_config(folder / "config.yaml", system.schema)
     except (json.JSONDecodeError, KeyError, ConfigError) as error:
-        raise RunError(f"{folder} can't be read: {error}") from None
+        said = error.args[0] if error.args else error  # a KeyError's text is its argument in quotes
+        raise RunError(f"{folder} can't be read: {said}") from None
     return Training(folder, kind, system, config, trained, provenance)
 
 

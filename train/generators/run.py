@@ -10,7 +10,6 @@ report.html      written when training has ended
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +21,6 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from edge_agent.preprocess import Preprocessing
-from train.config import ConfigError
 from train.generators.config import GeneratorConfig
 from train.generators.generator import Control, Generator, Images, Keys, Painted
 from train.generators.registry import find_generator
@@ -113,18 +111,11 @@ def _paint(
     return generator.paint(weights, images, control, generator.draw_noise(keys, config), strength, config)
 
 
-def _generator_of(provenance: Mapping[str, Value]) -> Generator:
-    try:
-        return find_generator(str(provenance["system"]))
-    except KeyError as error:
-        raise ConfigError(error.args[0]) from None
-
-
 GENERATOR_FOLDER = FolderKind(
     called="the folder of a generator",
     verb="fit-generator",
     files=("config.yaml", "provenance.json", "checkpoints"),
-    system_of=_generator_of,
+    system_of=lambda provenance: find_generator(str(provenance["system"])),
 )
 
 

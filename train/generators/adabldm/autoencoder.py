@@ -6,7 +6,7 @@ channels, c channels.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ Latent = Float[Array, "n h w z"]
 AnyMap = Float[Array, "n _h _w _c"]
 
 
+@runtime_checkable
 class Autoencoder(Protocol):
     """What sampling and training know of one: images in [-1, 1] to latents that a denoiser works on, and back."""
 
