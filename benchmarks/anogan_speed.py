@@ -27,7 +27,7 @@ import typer
 
 RESULTS = Path(__file__).parent / "results" / "anogan_speed.json"
 STEPS = 500  # of a search
-BATCHES = {"seed": (1, 16, 64), "dcgan": (1, 16)}
+BATCHES = {"seed": (1, 16, 64, 256), "dcgan": (1, 16, 64)}
 MEMORY_BATCHES = (1, 16, 64, 256)
 Side = Callable[[], object]
 
