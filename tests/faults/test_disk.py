@@ -75,13 +75,13 @@ def events(subscriber, name):
 
 
 def unsent(path, kind):
-    """What an agent that has ended will send when it starts again."""
+    """What an agent that has ended will send when it starts again: none of it is live then."""
     database = sqlite3.connect(path)
     try:
         rows = database.execute("SELECT payload FROM outbox WHERE kind = ?", (kind,)).fetchall()
     finally:
         database.close()
-    return [json.loads(payload) for (payload,) in rows]
+    return [{**json.loads(payload), "historical": True} for (payload,) in rows]
 
 
 def is_sound(path):
