@@ -78,7 +78,9 @@ def test_the_statement_is_typed_and_may_be_missing(untrained_run, tmp_path):
 
 
 def test_the_command_calibrates_on_the_folder_that_the_run_was_trained_on(trained_folder, line_folder, tmp_path):
-    wanted = ("--precision", "int8", "--data", line_folder, "--set", "scoring=uncertainty", "--set", "dropout_passes=3")
+    # Eight passes: of three, the order of 35 images is luck, and a pair exchanged is an AUROC loss above the limit
+    settings = ("--set", "scoring=uncertainty", "--set", "dropout_passes=8")
+    wanted = ("--precision", "int8", "--data", line_folder, *settings)
     code, out, err = typed("bundle", trained_folder, "--out", tmp_path / "b", "--json", *wanted)
     assert code == 0, err
     printed = json.loads(out)
