@@ -58,10 +58,15 @@ def test_the_state_tells_of_the_build_and_of_the_switch(config, subscriber):
 
 @pytest.mark.broker
 def test_a_refused_build_is_an_event_and_stands_in_the_state(config, subscriber):
-    results = run_until(config, subscriber, lambda s: s.of("event"), stand_in.build_wrong)
+    def refusals(s):  # the line runs on meanwhile, so that a slow machine may tell of drift as well
+        return [
+            each for each in (Event.model_validate(e.json) for e in s.of("event")) if each.event == "engine_refused"
+        ]
+
+    results = run_until(config, subscriber, refusals, stand_in.build_wrong)
     assert "unknown" not in {result.verdict for result in results}
-    event = Event.model_validate(subscriber.of("event")[0].json)
-    assert (event.event, event.severity) == ("engine_refused", "warning")
+    (event,) = refusals(subscriber)
+    assert event.severity == "warning"
     assert "tensorrt was not taken into service: The engine numpy disagrees with the golden set" in event.message
     last = [state.engine for state in states_of(subscriber) if state.engine][-1]
     assert last.fallback
