@@ -129,6 +129,7 @@ def test_a_full_disk_costs_pictures_and_no_verdict(tmp_path, disk, broker, subsc
     assert states(subscriber)[-1]["storage"] in ("disk", None)
 
 
+@pytest.mark.slow
 def test_memory_ends_at_its_limit_and_the_oldest_are_counted_and_published(tmp_path, disk, broker, subscriber):
     outbox = {"path": str(disk.folder / "outbox.db"), "memory_rows": 50}
     config = make_line(tmp_path, port=broker.port, cameras=CAMERA, outbox=outbox, health_interval_s=0.2)

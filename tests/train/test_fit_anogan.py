@@ -46,6 +46,7 @@ def run(line, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(line, run, tmp_path):
     """SIGKILL while the first checkpoint is written or just after: networks, both optimizers, pictures."""
     out, settings = tmp_path / "run", tmp_path / "settings.yaml"

@@ -68,6 +68,7 @@ def run(parts, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(parts, run, tmp_path):
     """SIGKILL while the first checkpoint is written or just after: networks, averages, optimizers, pictures, page."""
     out, settings = tmp_path / "run", tmp_path / "settings.yaml"

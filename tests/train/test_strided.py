@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from train.blocks.strided import strided_conv, transposed_conv
 
+transposed, strided = (jax.jit(form, static_argnums=(2, 3, 4)) for form in (transposed_conv, strided_conv))
+
 
 def drawn(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
@@ -24,7 +26,7 @@ def test_a_transposed_convolution_adds_each_pixel_at_its_taps(form, seed, k, h, 
         row, column = 2 * i - padding + u, 2 * j - padding + v
         if 0 <= row < size and 0 <= column < size:
             expected[:, row, column] += x[:, i, j] @ kernel[u, v]
-    found = transposed_conv(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32), size, padding, form)
+    found = transposed(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32), size, padding, form)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -38,7 +40,7 @@ def test_a_strided_convolution_sums_its_taps(form, seed, k, half, padding):
         row, column = 2 * i - padding + u, 2 * j - padding + v
         if 0 <= row < h and 0 <= column < h:
             expected[:, i, j] += x[:, row, column] @ kernel[u, v]
-    found = strided_conv(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32), half, padding, form)
+    found = strided(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32), half, padding, form)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -49,7 +51,8 @@ def test_gradients_of_both_forms_agree(convolution):
     weight = jnp.asarray(drawn(2, 2, size, size, 2), jnp.float32)
 
     def gradients(form):
-        return jax.grad(lambda x, kernel: jnp.sum(weight * convolution(x, kernel, size, 1, form)), (0, 1))(x, kernel)
+        loss = lambda x, kernel: jnp.sum(weight * convolution(x, kernel, size, 1, form))  # noqa: E731
+        return jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
 
     for plain, matmul in zip(gradients("plain"), gradients("matmul"), strict=True):
         np.testing.assert_allclose(plain, matmul, rtol=1e-4, atol=1e-4)
