@@ -97,7 +97,7 @@ class TrainedRun:
     @property
     def images_at_once(self) -> int:
         """That a program scores; fewer where each is cut into tiles, so that memory doesn't grow with them."""
-        return max(self.detector.inputs_at_once // len(self.detector.tiling(self.config)), 1)
+        return max(self.detector.inputs_at_once(self.config) // len(self.detector.tiling(self.config)), 1)
 
     def score_batch(
         self, images: UInt8[np.ndarray, "n h w 3"]

@@ -19,7 +19,7 @@ from train.detectors.anogan.invert import PROGRESS, invert, rate_at
 from train.detectors.anogan.layout import LAYOUTS
 from train.detectors.anogan.loss import discriminator_loss, generator_loss, mapping_loss
 from train.detectors.anogan.model import AnoGAN, Judged, Kernel
-from train.detectors.anogan.score import of_tiles
+from train.detectors.anogan.score import at_once, form_of, of_tiles
 from train.detectors.anogan.settings import Inversion
 from train.detectors.anogan.watch import closeness, sentences, spread
 from train.detectors.detector import parameter_count
@@ -92,6 +92,17 @@ def test_biases_belong_to_the_two_layers_without_batch_normalisation():
     )
     assert parameter_count(with_biases.generator) - parameter_count(without.generator) == 3
     assert parameter_count(with_biases.discriminator) - parameter_count(without.discriminator) == 64
+
+
+@pytest.mark.parametrize(
+    ("network", "filters", "many", "form"),
+    [("seed", 64, 256, "tiles"), ("seed", 8, 256, "matmul"), ("dcgan", 64, 256, "tiles"), ("dcgan", 16, 24, "matmul")],
+)
+def test_how_many_are_searched_for_at_once_and_in_which_form(network, filters, many, form):
+    size = LAYOUTS[network].size
+    config = AnoGANConfig(network=network, image_size=size, filters=filters)
+    assert (at_once(config), form_of(config, 256)) == (many, form)
+    assert form_of(config, 1) == "matmul"
 
 
 def by_hand(networks, x, start, settings):

@@ -17,7 +17,7 @@ from train.detectors.anogan.frozen import fold
 from train.detectors.anogan.loss import discriminator_loss, generator_loss
 from train.detectors.anogan.model import AnoGAN
 from train.detectors.anogan.networks import networks
-from train.detectors.anogan.score import Weights, raw_scores, training_form
+from train.detectors.anogan.score import Weights, at_once, raw_scores, training_form
 from train.detectors.anogan.sections import sections
 from train.detectors.anogan.watch import closeness, sentences, spread
 from train.detectors.detector import Detector, Images
@@ -142,7 +142,7 @@ ANOGAN = Detector(
     picture=picture,
     sections=sections,
     networks=networks,
-    inputs_at_once=256,  # many searched for at once take less time each; 0.7 GB at 28 px, 1.5 GB at 64
+    inputs_at_once=at_once,
     server_only=(
         "AnoGAN searches for every part anew, by hundreds of steps of gradient descent: it runs on the server only "
         "(python -m train evaluate). For a device train f_anogan, whose encoder takes the place of the search."

@@ -15,7 +15,7 @@ from train.detectors.anogan.settings import Inversion
 from train.detectors.scores import RawScores
 from train.tiling import Tiling
 
-MANY = 32  # searches at once; below, reading a tile's kernels costs more than it saves
+MANY, WIDE = 32, 32  # searches at once, filters: below, Toom-Cook tiles cost more than they save
 
 
 class Weights(NamedTuple):
@@ -43,7 +43,16 @@ def form_of(config: AnoGANConfig, count: int) -> FrozenForm:
         return config.form
     if jax.default_backend() != "cpu":
         return "plain"
-    return "tiles" if count >= MANY else "matmul"
+    return "tiles" if count >= MANY and config.filters >= WIDE else "matmul"
+
+
+def at_once(config: AnoGANConfig) -> int:
+    """How many are searched for in one program: 0.7 GB at 28 px and 1.5 GB at 64, both at full width.
+
+    Many take less time each, unless their maps are large and the networks narrow: then a CPU's caches decide.
+    """
+    in_cache = jax.default_backend() == "cpu" and config.filters < WIDE and config.input_size >= 64
+    return 24 if in_cache else 256
 
 
 def training_form(config: AnoGANConfig) -> Form:
