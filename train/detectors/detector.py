@@ -64,9 +64,8 @@ class Detector(System):
     tiling: Callable[[Any], Tiling] = lambda config: Tiling(config.image_size, config.image_size)
     # (model in evaluation mode, config) -> an image of what it draws, kept for every epoch
     picture: Callable[[Any, Any], np.ndarray] | None = None
-    inputs_at_once: Callable[[Any], int] = lambda config: (
-        8
-    )  # images, or tiles of them, that scoring takes in one program
+    # Images, or tiles of them, that scoring takes in one program
+    inputs_at_once: Callable[[Any], int] = lambda config: 8
     server_only: str = ""  # why it can't run on a device; "": it can
 
 
