@@ -35,7 +35,9 @@ class Generator(System):
     prepare: Callable[[Any, Sequence[DefectSample], Sequence[DefectSample], Sequence[DefectSample]], Material]
     # (model, config) -> weights of what paints (any tree of arrays)
     fold: Callable[[Any, Any], Any]
-    # (one key per image, config) -> the noise that `paint` takes
-    draw_noise: Callable[[Keys, Any], Noise]
+    # Where one pass of a network draws: (one key per image, config) -> the noise that `paint` takes
+    draw_noise: Callable[[Keys, Any], Noise] | None = None
     # (weights, images, control, noise, strength in (0, 1], config) -> Painted; pure and traceable
-    paint: Callable[[Any, Images, Control, Noise, Any, Any], Painted]
+    paint: Callable[[Any, Images, Control, Noise, Any, Any], Painted] | None = None
+    # Where it takes more: (TrainedGenerator, synthesis.wishes.Wishes) -> what draws, a synthesis.task.Painter
+    painter: Callable[[Any, Any], Any] | None = None

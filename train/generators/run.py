@@ -10,6 +10,7 @@ report.html      written when training has ended
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,10 +23,10 @@ from jaxtyping import Array, Float, UInt8
 
 from edge_agent.preprocess import Preprocessing
 from train.generators.config import GeneratorConfig
-from train.generators.generator import Control, Generator, Images, Keys, Painted
+from train.generators.generator import Control, Generator, Images, Keys, Noise, Painted
 from train.generators.registry import find_generator
 from train.provenance import Value
-from train.restore import FolderKind, read_training, restore
+from train.restore import FolderKind, RunError, read_training, restore
 from train.run import preprocessing_of
 
 
@@ -70,7 +71,7 @@ class TrainedGenerator:
 
     def noise(self, keys: Keys) -> Float[Array, "n z"]:
         """What an image's drawing is random by; a row depends on its own key only."""
-        return self.generator.draw_noise(keys, self.config)
+        return one_pass_of(self.generator)[0](keys, self.config)
 
     def paint(
         self, images: Images, control: Control, keys: Keys, strength: float | Float[Array, " n"] = 1.0
@@ -80,8 +81,8 @@ class TrainedGenerator:
         Pure and traceable, the weights as constants. `keys` holds one key per image, and an image does not depend on
         what else is in its batch. `strength` in (0, 1] scales the mask.
         """
-        noise = self.noise(keys)
-        return self.generator.paint(self.weights, images, control, noise, jnp.asarray(strength), self.config)
+        draw_noise, paint = one_pass_of(self.generator)
+        return paint(self.weights, images, control, draw_noise(keys, self.config), jnp.asarray(strength), self.config)
 
     def restore(self, images: Images, keys: Keys) -> Painted:
         """The images without their defects; the mask is where something was taken away."""
@@ -108,7 +109,15 @@ class TrainedGenerator:
 def _paint(
     generator: Generator, config: Any, weights: Any, images: Array, control: Array, keys: Array, strength: Array
 ) -> Painted:
-    return generator.paint(weights, images, control, generator.draw_noise(keys, config), strength, config)
+    draw_noise, paint = one_pass_of(generator)
+    return paint(weights, images, control, draw_noise(keys, config), strength, config)
+
+
+def one_pass_of(generator: Generator) -> tuple[Callable[..., Noise], Callable[..., Painted]]:
+    """Its `draw_noise` and `paint`. RunError where it draws in many steps, which is a job's work."""
+    if generator.draw_noise is None or generator.paint is None:
+        raise RunError(f"{generator.name} draws in many steps, not in one. Let `train synthesize` draw.")
+    return generator.draw_noise, generator.paint
 
 
 GENERATOR_FOLDER = FolderKind(

@@ -3,6 +3,7 @@
 Sheet: "Inference" and the table of what T1, T2 and T3 mean. "Step" is a step of the sampler, the noisiest is number 0.
 """
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -66,3 +67,22 @@ PRESETS = {
     "official_code": window(50, 45, 20),
     "seed_durations": Stages(50, 30, 5),  # the seed's words taken literally: a chain of 85 steps
 }
+
+
+def find_stages(text: str) -> Stages:
+    """A preset by its name, or the steps of the three stages, as 20/25/5.
+
+    Raises:
+        ValueError: a sentence, for what is neither.
+    """
+    if text in PRESETS:
+        return PRESETS[text]
+    numbers = text.split("/")
+    if len(numbers) == 3 and all(number.strip().isdecimal() for number in numbers):
+        return Stages(*(int(number) for number in numbers))
+    near = difflib.get_close_matches(text, PRESETS, n=1)
+    raise ValueError(
+        f"There is no preset of the stages called {text!r}. "
+        + (f"Did you mean {near[0]}? " if near else f"There are {', '.join(PRESETS)}. ")
+        + "Or give the steps of the three stages, such as 20/25/5."
+    )
