@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from export.errors import InputError
 from export.terminal import said_plainly
 from train.synthesis.verb import synthesize_verb
+from train.synthesis.wishes import Wishes, refuse_wishes
 from train.verbs.terminal import AsJson, Generators, print_json, say
 
 app = typer.Typer(
@@ -132,15 +134,16 @@ def graphs(
 
 
 @contextmanager
-def _open_painter(run: Path, engine: str) -> Iterator[Any]:
+def _open_painter(run: Path, engine: str, wishes: Wishes) -> Iterator[Any]:
     """A Painter on an engine."""
     from export.graph_engines import KINDS
-    from export.paint import EnginePainter
+    from export.paint import BATCH, EnginePainter
     from train.generators.run import open_generator
 
     if engine not in KINDS:
         raise InputError(f"--engine {engine} is none of the engines. There are {', '.join(KINDS)}.")
-    with closing(EnginePainter(open_generator(run), engine)) as painter:
+    refuse_wishes(replace(wishes, batch=None), "an engine")
+    with closing(EnginePainter(open_generator(run), engine, batch=wishes.batch or BATCH)) as painter:
         yield painter
 
 

@@ -12,7 +12,7 @@ from train.generators.run import TrainedGenerator
 from train.networks import Network
 from train.synthesis.control_map import control_maps
 from train.synthesis.run_painter import BATCH, RunPainter, keys_of
-from train.synthesis.task import Images, Masks, Regions, Task
+from train.synthesis.task import Images, Painting, Regions, Task
 
 KNOWN = {"image", "control", "noise", "strength"}
 
@@ -32,7 +32,7 @@ class EnginePainter(RunPainter):
         self._inputs = tuple(network.inputs)
         self._noise = jax.jit(run.noise)
 
-    def paint(self, images: Images, regions: Regions, tasks: Sequence[Task]) -> tuple[Images, Masks]:
+    def paint(self, images: Images, regions: Regions, tasks: Sequence[Task]) -> Painting:
         given = {
             "image": images,
             "control": control_maps(regions, tasks, self.categories),
@@ -41,7 +41,7 @@ class EnginePainter(RunPainter):
         if "noise" in self._inputs:
             given["noise"] = np.asarray(self._noise(keys_of(tasks)))
         levels, mask = self.engine.run({name: given[name] for name in self._inputs})
-        return np.rint(levels).astype(np.uint8), mask
+        return Painting(np.rint(levels).astype(np.uint8), mask)
 
     def close(self) -> None:
         self.engine.close()

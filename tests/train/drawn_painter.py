@@ -8,9 +8,11 @@ import numpy as np
 
 from edge_agent.preprocess import Preprocessing
 from train.data.samples import file_digest
+from train.synthesis.foreground import find_foreground
 from train.synthesis.job import Request, synthesize
 from train.synthesis.regions import parse_region
 from train.synthesis.sources import find_sources
+from train.synthesis.task import Painting
 
 SIZE = 16
 COLOURS = {"burr": (250, 10, 10), "pore": (10, 10, 250)}
@@ -30,6 +32,11 @@ class DrawnPainter:
         self.factor = factor
         self.identity = {"system": "drawn", "product": "washer", "engine": "numpy", "weights_digest": "0"}
 
+    find_part = staticmethod(find_foreground)
+
+    def check(self, tasks, region):
+        assert len(set(tasks)) == len(tasks)
+
     def paint(self, images, regions, tasks):
         assert len(images) == len(regions) == len(tasks) == self.batch
         places = [task.index % self.batch for task in tasks]  # rounding may differ by place, so an image has one
@@ -46,7 +53,7 @@ class DrawnPainter:
             colour = np.array(COLOURS[task.categories[0]] if task.categories else (0, 255, 0)) - shade
             patch = drawn[n, y : y + 4, x : x + 6]
             patch[:] = patch * (1 - value) + np.clip(colour, 0, 255) * value
-        return drawn, masks
+        return Painting(drawn, masks)
 
 
 def tree(root, *, without=()):

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 JOB_FILE = "synthesis.json"
-SOFT_MASKS, REGIONS, PROVENANCE = "soft_masks", "regions", "provenance"
-BESIDE = (SOFT_MASKS, REGIONS, PROVENANCE)
+SOFT_MASKS, REGIONS, PROVENANCE, SHEETS = "soft_masks", "regions", "provenance", "sheets"
+BESIDE = (SOFT_MASKS, REGIONS, PROVENANCE, SHEETS)
 
 
 def is_synthetic(folder: Path) -> bool:

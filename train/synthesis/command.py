@@ -32,9 +32,12 @@ def run_job(
     threshold: float,
     confine: bool,
     shard: str,
+    placed: bool,
     say: Callable[[str], None],
 ) -> Summary:
-    """Raises ConfigError and DataError for the user's words and data, SynthesisError for what failed underway."""
+    """`placed`: where defects lie is given for each, so that no part has to be found.
+
+    Raises ConfigError and DataError for the user's words and data, SynthesisError for what failed underway."""
     if split not in get_args(Side):
         raise ConfigError(f"--split is {shown(split)}. Give train, test or all.")
     if restore and category:
@@ -45,7 +48,7 @@ def run_job(
     request = Request(
         count=len(sources.images) if count is None else count,
         categories=((),) if restore else categories_of(painter, category),
-        region=parse_region("image" if restore and region == "anywhere" else region),
+        region=parse_region("image" if (restore or placed) and region == "anywhere" else region),
         strength=strength,
         seed=seed,
         threshold=threshold,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.preprocess import prepare, prepare_mask, read_image
+from edge_agent.preprocess import prepare, read_image
 from train.config import ConfigError
 from train.data.samples import shown
 from train.progress import Work
@@ -25,11 +25,10 @@ from train.synthesis.foreground import NoForeground
 from train.synthesis.output import Finished, SynthesisFolder, as_json, say_full
 from train.synthesis.regions import Region
 from train.synthesis.sources import Source, Sources, check_sources
-from train.synthesis.task import TOGETHER, Painter, Task
+from train.synthesis.task import TOGETHER, Painter, Task, region_of
 
 WRITERS = 4  # threads: a disk's flushes take longer than a drawing
 MOST_WAITING = 64  # images drawn and not yet written
-_REGION = 2  # the second part of the key that a region is drawn by
 
 
 @dataclass(frozen=True)
@@ -114,9 +113,10 @@ def synthesize(
     """
     check_request(request)
     with Work("checking images", 1) as work:
-        check_sources(sources.used(request.count), request.region, work.reached)
+        check_sources(sources.used(request.count), request.region, work.reached, painter.find_part)
     batches = list(_batches(painter.batch, sources, request))
     tasks = list(dict.fromkeys(task for batch in batches for task in batch))
+    painter.check(tasks, request.region)
     folder = SynthesisFolder(out, restored=request.restores)
     try:
         folder.begin(_job(painter, sources, request), split)
@@ -174,6 +174,8 @@ class _Drawn:
     image: np.ndarray
     soft: np.ndarray
     region: np.ndarray
+    note: Mapping[str, Any]
+    sheet: np.ndarray | None
 
     def write(self, folder: SynthesisFolder, identity: Mapping[str, Any], request: Request) -> None:
         mask = self.soft > request.threshold * self.task.strength
@@ -198,10 +200,11 @@ class _Drawn:
                     "pixels_outside_region": int((mask & ~self.region).sum()),
                     "mean": round(float(self.soft.mean()), 6),
                 },
+                **({"drawing": dict(self.note)} if self.note else {}),
             }
         )
         if mask.any() or request.restores:
-            folder.write(self.task, self.image, self.soft, mask, self.region, about)
+            folder.write(self.task, self.image, self.soft, mask, self.region, about, self.sheet)
         else:
             folder.write_empty(self.task, about)
 
@@ -262,10 +265,9 @@ def _draw(painter: Painter, batch: Sequence[Task], request: Request) -> Iterator
     for task in batch:
         frame = read_image(task.source.path)
         try:
-            region = request.region.pixels(frame, np.random.default_rng([task.seed, _REGION, task.index]))
+            region = region_of(task, request.region, frame, painter)
         except NoForeground as error:
             raise SynthesisError(f"{shown(task.source.path)}: {error}. The image was changed underway.") from None
-        region = prepare_mask(region, painter.preprocessing)
         if not region.any():
             raise ConfigError(
                 f"{shown(task.source.path)}: of the region {request.region.text} nothing is left after the crop and "
@@ -274,7 +276,7 @@ def _draw(painter: Painter, batch: Sequence[Task], request: Request) -> Iterator
         images.append(prepare(frame, painter.preprocessing))
         regions.append(region)
     before = np.stack(images)
-    painted, masks = painter.paint(before, np.stack(regions), batch)
+    painted, masks, notes, sheets = painter.paint(before, np.stack(regions), batch)
     if not (np.isfinite(masks).all() and masks.min() >= 0 and masks.max() <= 1):
         raise SynthesisError(
             f"The generator's masks lie between {masks.min():.3g} and {masks.max():.3g}; 0 and 1 are their limits. "
@@ -283,8 +285,8 @@ def _draw(painter: Painter, batch: Sequence[Task], request: Request) -> Iterator
     if request.confine:
         inside = np.stack(regions)
         painted, masks = np.where(inside[..., None], painted, before), np.where(inside, masks, 0)
-    for task, image, soft, region in zip(batch, painted, masks, regions, strict=True):
-        yield _Drawn(task, image, soft, region)
+    for n, (task, image, soft, region) in enumerate(zip(batch, painted, masks, regions, strict=True)):
+        yield _Drawn(task, image, soft, region, notes[n] if notes else {}, sheets[n] if sheets else None)
 
 
 def _summary(tasks: Sequence[Task], before: Finished, after: Finished) -> Summary:

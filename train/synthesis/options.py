@@ -31,3 +31,69 @@ Split = Annotated[str, typer.Option("--split", help="Which side of the data to s
 Threshold = Annotated[float, typer.Option("--mask-threshold", help="Of the soft mask: above it a pixel is defective.")]
 Shard = Annotated[str, typer.Option("--shard", metavar="I/N", help="Only this part of N; parts make up the whole.")]
 Engine = Annotated[str, typer.Option("--engine", help="jax, onnxruntime, openvino or tensorrt.")]
+
+MANY_STEPS = "Of generators that draw in many steps (adabldm)"
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        help="What is told of the defect; {object} and {defect} are filled in. As the run has it.",
+        rich_help_panel=MANY_STEPS,
+        show_default=False,
+    ),
+]
+Shape = Annotated[
+    Path | None,
+    typer.Option(
+        "--shape",
+        metavar="FILE|FOLDER",
+        rich_help_panel=MANY_STEPS,
+        show_default=False,
+        help="Masks whose white shape a defect takes, turned and placed. By default those trained on.",
+    ),
+]
+Trimap = Annotated[
+    Path | None,
+    typer.Option(
+        "--trimap",
+        metavar="FILE|FOLDER",
+        rich_help_panel=MANY_STEPS,
+        show_default=False,
+        help="Where it is, as it lies there: 255 defect, 127 the rest of the part (or found), 0 background.",
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance",
+        help="How far the prompt leads; 1: not beyond what it says.",
+        rich_help_panel=MANY_STEPS,
+        show_default=False,
+    ),
+]
+Stages = Annotated[
+    str | None,
+    typer.Option(
+        "--stages",
+        metavar="NAME|F/L/I",
+        rich_help_panel=MANY_STEPS,
+        show_default=False,
+        help="seed_countdown, official_code, seed_durations, or steps: free/latent edit/image edit.",
+    ),
+]
+Adaptation = Annotated[
+    int | None,
+    typer.Option(
+        "--adaptation",
+        help="Iterations by which the decoder is adapted to each image.",
+        rich_help_panel=MANY_STEPS,
+        show_default=False,
+    ),
+]
+Sheets = Annotated[
+    bool,
+    typer.Option("--sheets", help="Keep a picture of all stages beside each image.", rich_help_panel=MANY_STEPS),
+]
+Batch = Annotated[
+    int | None, typer.Option("--batch", help="Images drawn at once; less takes less memory.", show_default=False)
+]

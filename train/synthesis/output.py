@@ -5,6 +5,7 @@
     ground_truth/<category>/000012_mask.png    255 where it is new by more than the threshold
     soft_masks/<category>/000012.png       how much of each pixel is new, 255 for all of it
     regions/<category>/000012.png          255 where the defect was asked for
+    sheets/<category>/000012.png           how it came about, stage after stage, where that is wished for
     provenance/<category>/000012.json      what made it; provenance/empty/000012.json where nothing was drawn
     synthesis.json                         the job
     split.json                             what the generator was trained on
@@ -31,7 +32,7 @@ import numpy as np
 from train.config import ConfigError
 from train.data.defect_split import SPLIT_FILE
 from train.data.samples import GOOD, shown
-from train.data.synthetic import JOB_FILE, PROVENANCE, REGIONS, SOFT_MASKS
+from train.data.synthetic import JOB_FILE, PROVENANCE, REGIONS, SHEETS, SOFT_MASKS
 from train.durable import write_file, write_text
 from train.synthesis.errors import SynthesisError
 from train.synthesis.sources import Source
@@ -135,7 +136,7 @@ class SynthesisFolder:
             elif nothing in there(nothing.parent, task.stem):
                 empty.add(task.index)
             else:
-                for folder in {path.parent for path in (*self._files(task), nothing)}:
+                for folder in {path.parent for path in (*self._files(task), self._sheet(task), nothing)}:
                     for path in there(folder, task.stem):
                         if path.name.startswith("."):
                             path.unlink(missing_ok=True)
@@ -147,6 +148,9 @@ class SynthesisFolder:
 
     def _nothing(self, task: Task) -> Path:
         return self.root / PROVENANCE / EMPTY / f"{task.stem}.json"
+
+    def _sheet(self, task: Task) -> Path:
+        return self.root / SHEETS / task.label / f"{task.stem}.png"
 
     def _files(self, task: Task) -> tuple[Path, ...]:
         """In the order in which they are written."""
@@ -160,9 +164,18 @@ class SynthesisFolder:
         )
 
     def write(
-        self, task: Task, image: np.ndarray, soft: np.ndarray, mask: np.ndarray, region: np.ndarray, about: str
+        self,
+        task: Task,
+        image: np.ndarray,
+        soft: np.ndarray,
+        mask: np.ndarray,
+        region: np.ndarray,
+        about: str,
+        sheet: np.ndarray | None = None,
     ) -> None:
         """All files of an image, the image last."""
+        if sheet is not None:
+            _write(self._sheet(task), png(sheet))
         masks = () if self.restored else (png(mask.astype(np.uint8) * 255),)
         contents = (png(region.astype(np.uint8) * 255), png(as_grey(soft)), *masks, about.encode(), png(image))
         for path, data in zip(self._files(task), contents, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from train.synthesis.foreground import find_foreground
 
 Pixels = Bool[np.ndarray, "h w"]
 Image = UInt8[np.ndarray, "h w 3"]
+FindPart = Callable[[Image], Pixels]
 
 KINDS = (
     "anywhere (on the part, which is found against its background), image (the whole of it: textures), spot[:SHARE] (a "
@@ -53,7 +55,7 @@ class Region:
             return None
         return None if inside else f"the region {self.text} does not fit the image, which is {width} x {height} pixels"
 
-    def pixels(self, image: Image, random: np.random.Generator) -> Pixels:
+    def pixels(self, image: Image, random: np.random.Generator, find_part: FindPart = find_foreground) -> Pixels:
         """True where it is. NoForeground where the part has to be found and can't be.
 
         The same random stream gives the same pixels.
@@ -72,7 +74,7 @@ class Region:
             points = np.array(self.numbers, np.float64).reshape(-1, 2).round().astype(np.int32)
             drawn: np.ndarray = cv2.fillPoly(np.zeros((height, width), np.uint8), [points], 1)
             return drawn.astype(bool)
-        part = find_foreground(image)
+        part = find_part(image)
         return part if self.kind == "anywhere" else _spot(part, self.numbers[0], random)
 
 

@@ -7,12 +7,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, UInt32
+import numpy as np
+from jaxtyping import Array, Bool, Key, UInt8, UInt32
 
 from edge_agent.preprocess import Preprocessing
 from train.config import config_digest
 from train.generators.run import TrainedGenerator
 from train.provenance import versions
+from train.synthesis.foreground import find_foreground
+from train.synthesis.regions import Region
 from train.synthesis.task import Task
 
 Keys = Key[Array, " n"]
@@ -39,6 +42,13 @@ class RunPainter:
     @property
     def preprocessing(self) -> Preprocessing:
         return self.run.preprocessing
+
+    def find_part(self, frame: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
+        """By its colour."""
+        return find_foreground(frame)
+
+    def check(self, tasks: Sequence[Task], region: Region) -> None:
+        """Whatever can be asked for can be drawn."""
 
 
 def identity_of(run: TrainedGenerator, engine: str) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from edge_agent.preprocess import ImageError, inspect_image, read_image
 from train.config import ConfigError
 from train.data.defects import open_labelled
 from train.data.samples import DataError, Split, file_digest, relative_name, shown
-from train.synthesis.foreground import NoForeground
-from train.synthesis.regions import Region
+from train.synthesis.foreground import NoForeground, find_foreground
+from train.synthesis.regions import FindPart, Region
 
 Side = Literal["train", "test", "all"]
 _ORDER = 1  # the second part of the key that puts sources in order
@@ -87,7 +87,10 @@ def find_sources(data: Path, *, side: Side, seed: int, restore: bool) -> Sources
 
 
 def check_sources(
-    sources: Iterable[Source], region: Region, progress: Callable[[int, int], None] = lambda done, total: None
+    sources: Iterable[Source],
+    region: Region,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    find_part: FindPart = find_foreground,
 ) -> None:
     """Before anything is drawn: every image can be read, the region fits it, and the part is found where it has to be.
 
@@ -105,7 +108,7 @@ def check_sources(
             raise ConfigError(f"{shown(source.path)}: {wrong}. Nothing was drawn. Give a region inside every image.")
         if region.follows_the_part:
             try:
-                region.pixels(read_image(source.path), np.random.default_rng(0))
+                region.pixels(read_image(source.path), np.random.default_rng(0), find_part)
             except NoForeground as error:
                 raise ConfigError(
                     f"{shown(source.path)}: {error}. Nothing was drawn. For a texture, or a part that fills the image, "

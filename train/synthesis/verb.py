@@ -9,17 +9,18 @@ from typing import Any
 import typer
 
 from train.synthesis import options
+from train.synthesis.wishes import Wishes
 from train.verbs.terminal import AsJson, print_json, say
 
 
 def synthesize_verb(
     description: str,
-    open_painter: Callable[[Path, str], AbstractContextManager[Any]],
+    open_painter: Callable[[Path, str, Wishes], AbstractContextManager[Any]],
     said_plainly: Callable[[str], AbstractContextManager[None]],
     *,
     default_engine: str | None = None,
 ) -> Callable[..., None]:
-    """For `Typer.command`. `open_painter` is given the run folder and the engine's name, and yields a Painter.
+    """For `Typer.command`. `open_painter` is given the run folder, the engine's name and wishes, and yields a Painter.
 
     Without a default the engine has to be named.
     """
@@ -39,10 +40,19 @@ def synthesize_verb(
         mask_threshold: options.Threshold = 0.5,
         shard: options.Shard = "1/1",
         engine: options.Engine = "",
+        batch: options.Batch = None,
+        prompt: options.Prompt = None,
+        shape: options.Shape = None,
+        trimap: options.Trimap = None,
+        guidance: options.Guidance = None,
+        stages: options.Stages = None,
+        adaptation: options.Adaptation = None,
+        sheets: options.Sheets = False,
         as_json: AsJson = False,
     ) -> None:
         with said_plainly("Stopped. What is written is whole; the same command goes on."):
-            with open_painter(run, engine) as painter:
+            wishes = Wishes(prompt, shape, trimap, guidance, stages, adaptation, batch, sheets)
+            with open_painter(run, engine, wishes) as painter:
                 from train.synthesis.command import as_json as summary_as_json
                 from train.synthesis.command import conclude, run_job
 
@@ -61,6 +71,7 @@ def synthesize_verb(
                     threshold=mask_threshold,
                     confine=confine,
                     shard=shard,
+                    placed=trimap is not None,
                     say=say,
                 )
             if as_json:

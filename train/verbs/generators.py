@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from train.synthesis.verb import synthesize_verb
+from train.synthesis.wishes import Wishes
 from train.verbs.terminal import AsJson, Data, Settings, print_json, said_plainly, say
 
 
 def fit_generator(
-    generator: Annotated[str, typer.Argument(help="defect_gan", show_default=False)],
+    generator: Annotated[str, typer.Argument(help="defect_gan or adabldm", show_default=False)],
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="The run folder to write.", show_default=False)],
     config: Annotated[
@@ -60,14 +61,14 @@ def fit_generator(
 
 
 @contextmanager
-def _open_painter(run: Path, engine: str) -> Iterator[Any]:
+def _open_painter(run: Path, engine: str, wishes: Wishes) -> Iterator[Any]:
     """A Painter. Engines are the export's: the same words go there."""
     if engine != "jax":
         os.execv(sys.executable, [sys.executable, "-m", "export", *sys.argv[1:]])
     from train.generators.run import open_generator
-    from train.synthesis.jax_painter import JaxPainter
+    from train.synthesis.jax_painter import painter_of
 
-    yield JaxPainter(open_generator(run))
+    yield painter_of(open_generator(run), wishes)
 
 
 synthesize = synthesize_verb(
