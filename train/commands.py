@@ -23,6 +23,7 @@ from train.evaluate import EvaluationError, evaluate, write_metrics
 from train.fit import fit as fit_detector
 from train.fit_threshold import ThresholdError, Thresholds
 from train.generators import Generator, find_generator
+from train.memory import OutOfMemory
 from train.progress import Work
 from train.report import write_report
 from train.run import RunError, TrainedRun, about, held_out_with_stains, thresholds_of
@@ -144,7 +145,7 @@ def explain(error: Exception) -> tuple[str, int] | None:
     """Sentence and exit code: 2, the user's input is wrong; 1, the work failed. None: a fault of this program."""
     if isinstance(error, ConfigError | DataError | ImageError | RunError | WeightsError):
         return str(error), 2
-    if isinstance(error, TrainingDiverged | EvaluationError | ThresholdError | SynthesisError):
+    if isinstance(error, TrainingDiverged | OutOfMemory | EvaluationError | ThresholdError | SynthesisError):
         return str(error), 1
     if isinstance(error, OSError):
         return f"{error.filename or 'A file'} can't be used: {error.strerror or error}.", 1

@@ -19,9 +19,10 @@ from train.config import TrainingConfig
 from train.data.batches import stacked
 from train.inputs import TrainingInputs
 from train.loop import TrainState, TrainSteps, averaged_of, by_index, initial_optimizers, make_train_steps
+from train.memory import memory_suffices
 from train.optimizer import build_plateau
 from train.pictures import PICTURES, write_picture
-from train.players import Phase, all_players, batches_per_step, phase_at, turns_of
+from train.players import Phase, all_players, batches_per_step, first_epochs, phase_at, turns_of
 from train.progress import Work
 from train.system import System
 
@@ -40,6 +41,7 @@ class Material:
     inputs: TrainingInputs
     held_out: Any  # inputs to validate on
     draw: Callable[[Any], UInt8[np.ndarray, "h w 3"]] | None = None  # model in evaluation mode -> what it draws
+    start: Callable[[Any], None] | None = None  # gives a fresh model, in place, what is not drawn but brought
 
 
 def initial_state(system: System, config: TrainingConfig) -> tuple[nnx.GraphDef, TrainState]:
@@ -66,8 +68,15 @@ def train_epochs(
     """Trains to the end from the newest checkpoint of the run folder `out`, if it has any.
 
     A killed run goes on with the numbers of one never killed. `prepare` is called only where something is left to do.
-    Raises TrainingDiverged.
+    Raises TrainingDiverged, OutOfMemory.
     """
+    with memory_suffices(system.lowers_memory):
+        _train_epochs(system, config, prepare, out, keep_all=keep_all)
+
+
+def _train_epochs(
+    system: System, config: TrainingConfig, prepare: Callable[[], Material], out: Path, *, keep_all: bool
+) -> None:
     graph, state = initial_state(system, config)
     history: dict[str, Any] = {}
     plateau = build_plateau(config)
@@ -80,6 +89,8 @@ def train_epochs(
             return
         material = prepare()
         inputs = material.inputs
+        if material.start is not None and start == 0:
+            state = _changed(graph, state, system, material.start)
         if system.measure is not None and start == 0:
             state = _measured(system, graph, state, inputs)
         steps_of = cache(lambda phase: training_steps(system, config, graph, inputs, phase))
@@ -90,7 +101,12 @@ def train_epochs(
             Work("training", total, done=start) as work,
         ):
             for epoch in range(start // config.steps_per_epoch, config.epochs):
-                train_steps, collected = steps_of(phase_at(phases, epoch)), []
+                phase = phase_at(phases, epoch)
+                if epoch in first_epochs(phases):
+                    history = {name: value for name, value in history.items() if name == "figures"}  # another loss
+                    if phase.start is not None:
+                        state = _changed(graph, state, system, phase.start)
+                train_steps, collected = steps_of(phase), []
                 first = epoch * config.steps_per_epoch
                 for batches in stacked(inputs.batches(first, first + config.steps_per_epoch), _per_dispatch(config)):
                     state, metrics = train_steps(state, jnp.asarray(batches), inputs.resident)
@@ -100,7 +116,7 @@ def train_epochs(
                     work.done(len(losses), f"loss {losses[-1]:.5g}")
                 figures = {name: float(np.mean(np.concatenate([m[name] for m in collected]))) for name in collected[0]}
                 loss = figures["loss"]
-                if len(all_players(phases)) == 1:  # where players work against each other, losses rise as they should
+                if len(phase.players) == 1:  # where players work against each other, losses rise as they should
                     _check_divergence(loss, history, epoch, checkpoints, out)
                 figures |= validate(state, epoch)
                 if config.schedule == "plateau":
@@ -133,6 +149,17 @@ def evaluated(graph: nnx.GraphDef, state: TrainState) -> Any:
     return model
 
 
+def _changed(graph: nnx.GraphDef, state: TrainState, system: System, change: Callable[[Any], None]) -> TrainState:
+    """The state with the model that scores or draws changed in place."""
+    model = nnx.merge(graph, state.scoring_params, state.rest, copy=True)
+    change(model)
+    _, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    average = state.average
+    if average is not None:
+        average = jax.tree.map(jnp.copy, averaged_of(params, system.average_parts))  # a step gives both away
+    return state._replace(params=params, rest=rest, average=average)
+
+
 def _measured(system: System, graph: nnx.GraphDef, state: TrainState, inputs: TrainingInputs) -> TrainState:
     """The state with the statistics of the training inputs in it."""
     assert system.measure is not None
@@ -150,10 +177,11 @@ def training_steps(
 ) -> TrainSteps:
     """The compiled training step of a system, by default of its first phase; written out on a CPU, else scanned."""
     phases = system.phases(config)
+    phase, inputs_of = phase or phases[0], inputs.inputs_of if inputs else by_index
     return make_train_steps(
-        turns_of((phase or phases[0]).players, config, graph),
+        turns_of(phase.players, config, graph),
         unroll=jax.default_backend() == "cpu",
-        inputs_of=inputs.inputs_of if inputs else by_index,
+        inputs_of=lambda batch, resident: phase.sees(inputs_of(batch, resident)),
         batches_per_step=batches_per_step(phases),
         micro_batches=system.micro_batches(config),
         average_decay=system.average_decay(config),
@@ -200,7 +228,7 @@ def _check_finite(losses: np.ndarray, step: int, checkpoints: Checkpoints, out: 
 
 
 def _check_divergence(loss: float, history: dict[str, Any], epoch: int, checkpoints: Checkpoints, out: Path) -> None:
-    if not history:
+    if "best_loss" not in history:
         return
     best, first = history["best_loss"], abs(history.get("first_loss", history["best_loss"]))
     if loss > (max(DIVERGED * best, first) if best > 0 else DIVERGED * first):  # a likelihood's loss may be negative

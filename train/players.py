@@ -31,6 +31,10 @@ class Phase:
 
     epochs: int
     players: tuple[Player, ...]
+    # What of a step's inputs its losses are given
+    sees: Callable[[Any], Any] = lambda inputs: inputs
+    # Changes the model in place before the first of its epochs; an averaged model then goes on as its average
+    start: Callable[[Any], None] | None = None
 
     @property
     def batches(self) -> int:
@@ -41,6 +45,11 @@ class Phase:
 def one_network(loss: Loss, optimizer: Callable[[Any], optax.GradientTransformation], epochs: int) -> tuple[Phase, ...]:
     """The phases of a model that is trained as a whole."""
     return (Phase(epochs, (Player("", (), loss, optimizer),)),)
+
+
+def first_epochs(phases: Sequence[Phase]) -> tuple[int, ...]:
+    """The epoch with which each begins."""
+    return tuple(sum(phase.epochs for phase in phases[:number]) for number in range(len(phases)))
 
 
 def phase_at(phases: Sequence[Phase], epoch: int) -> Phase:

@@ -39,6 +39,7 @@ class System:
     checkpoint: Callable[[Any], Literal["best", "last"]] = lambda config: "best"  # which one is the run's result
     # (an epoch's figures, config) -> what a person should know of them, a sentence each
     watch: Callable[[Mapping[str, float], Any], Sequence[str]] = lambda figures, config: ()
+    lowers_memory: str = "Set a smaller batch_size"  # what to do where a device has too little
     # what it adds to the report of a run
     sections: Callable[[Any], Sequence[Section]] = lambda run: ()
     # networks of a run that `export graphs` writes one by one

@@ -41,5 +41,5 @@ def make_generator(folder: Path, **settings: object) -> TrainedGenerator:
 
     model = nnx.merge(graph, jax.tree_util.tree_map_with_path(drawn, state))
     model.eval()
-    weights = DEFECT_GAN.fold(model, config)
+    weights = DEFECT_GAN.fold(model, None, config)
     return TrainedGenerator(folder, DEFECT_GAN, config, 7, weights, {"product": "washer", "data_digest": "0" * 64})

@@ -16,10 +16,12 @@ from train.epochs import Material, train_epochs
 from train.generators.config import GeneratorConfig
 from train.generators.generator import Generator
 from train.generators.run import TrainedGenerator, open_generator
+from train.memory import device_memory, must_suffice
 from train.players import batches_per_step
+from train.progress import Work
 from train.report.generator_page import write_generator_report
 from train.section import Section
-from train.start import open_folder
+from train.start import open_folder, read_provenance
 
 MIN_NORMAL = 2
 SPLIT_STREAM = 2  # folded into the run's seed
@@ -40,13 +42,15 @@ def fit_generator(
 
     With `resume` a killed run goes on from its newest checkpoint and ends with the numbers of one never killed.
     `keep_all` keeps the checkpoint of every epoch, for studies of how a run went.
-    Raises RunError, ConfigError, DataError, TrainingDiverged.
+    Raises RunError, ConfigError, DataError, TrainingDiverged, OutOfMemory.
     """
-    config = with_categories(config, defects)
+    config = generator.settled(with_categories(config, defects), product)
     defective = [sample for sample in defects.defective if set(sample.categories) & set(config.categories)]
     normal, held_out = split_normal(defects, config)
     config = _with_steps(generator, config, len(defective))
     _must_fit(config, len(normal) + len(held_out) + len(defective))
+    _say_memory(generator, config)
+    kept = _kept(generator, config, out, [*normal, *held_out], defective)
     open_folder(
         generator,
         config,
@@ -55,15 +59,42 @@ def fit_generator(
         data_digest=digest(defects),
         product=product,
         resume=resume,
+        files=tuple(generator.kept.files(kept, config)) if generator.kept else (),
+        write_files=lambda out: generator.kept.write(kept, config, out) if generator.kept else {},
     )
     if not (out / "split.json").exists():
         write_text(out / "split.json", json.dumps(split_json(defects), indent=2))
 
     def prepare() -> Material:
-        return generator.prepare(config, normal, defective, held_out)
+        return generator.prepare(config, normal, defective, held_out, kept)
 
     train_epochs(generator, config, prepare, out, keep_all=keep_all)
     write_report(open_generator(out))
+
+
+def _say_memory(generator: Generator, config: GeneratorConfig) -> None:
+    """What the training will take, where that is known; OutOfMemory where the device is known to have less."""
+    if generator.memory is None:
+        return
+    estimate = generator.memory(config)
+    must_suffice(estimate, device_memory(), generator.lowers_memory)
+    with Work("", 0) as work:
+        work.say(estimate.sentence())
+
+
+def _kept(
+    generator: Generator,
+    config: GeneratorConfig,
+    out: Path,
+    normal: Sequence[DefectSample],
+    defective: Sequence[DefectSample],
+) -> Any:
+    """Of the run folder where it is there already, else made of the user's files."""
+    if generator.kept is None:
+        return None
+    if (out / "config.yaml").exists():
+        return generator.kept.restore(out, config, read_provenance(out))
+    return generator.kept.make(config, normal, defective)
 
 
 def write_report(run: TrainedGenerator, found_later: Sequence[Section] = ()) -> None:

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from train.data.defects import DefectSample
 from train.epochs import Material
+from train.generators.kept import Kept
+from train.memory import MemoryEstimate
 from train.system import System
 
 Images = UInt8[Array, "n s s 3"]
@@ -31,10 +33,14 @@ class Painted(NamedTuple):
 class Generator(System):
     """One published method. Images are uint8 RGB at model size; normalisation is the generator's own."""
 
-    # (config, normal samples, defective ones, normal ones that are never trained on) -> what training is fed
-    prepare: Callable[[Any, Sequence[DefectSample], Sequence[DefectSample], Sequence[DefectSample]], Material]
-    # (model, config) -> weights of what paints (any tree of arrays)
-    fold: Callable[[Any, Any], Any]
+    # (config, normal samples, defective ones, normal ones never trained on, what the run keeps) -> what training is fed
+    prepare: Callable[[Any, Sequence[DefectSample], Sequence[DefectSample], Sequence[DefectSample], Any], Material]
+    # (model, what the run keeps, config) -> weights of what paints (any tree of arrays)
+    fold: Callable[[Any, Any, Any], Any]
+    kept: Kept | None = None  # beside the checkpoints; None: nothing is
+    # (config, name of the product) -> the config with what only these decide
+    settled: Callable[[Any, str], Any] = lambda config, product: config
+    memory: Callable[[Any], MemoryEstimate] | None = None  # config -> what its training takes
     # Where one pass of a network draws: (one key per image, config) -> the noise that `paint` takes
     draw_noise: Callable[[Keys, Any], Noise] | None = None
     # (weights, images, control, noise, strength in (0, 1], config) -> Painted; pure and traceable

@@ -4,6 +4,7 @@ config.yaml      every setting, as resolved, with the categories; a --config fil
 provenance.json  versions, commit, command, data digest
 split.json       which images were trained on, so that `evaluate` leaves them out
 checkpoints/     Orbax: the newest two and the best
+(more)           what a generator needs besides and training does not change, such as published weights (kept.py)
 events/          TensorBoard
 pictures/        what was drawn after each epoch
 report.html      written when training has ended
@@ -136,5 +137,6 @@ def open_generator(folder: Path, *, step: int | None = None) -> TrainedGenerator
     training = read_training(folder, GENERATOR_FOLDER)
     generator, config = training.system, training.config
     restored = restore(training, step)
-    weights = jax.tree.map(jnp.asarray, generator.fold(restored.model, config))
+    kept = generator.kept.restore(folder, config, training.provenance) if generator.kept else None
+    weights = jax.tree.map(jnp.asarray, generator.fold(restored.model, kept, config))
     return TrainedGenerator(folder, generator, config, restored.step, weights, training.provenance, restored.figures)

@@ -13,7 +13,7 @@ from train.generators.adabldm.foreground import SEEN_AT, Seen
 from train.generators.adabldm.pairs import Turns
 from train.generators.adabldm.sampler import Sampling
 from train.generators.adabldm.sizes import SIZES, Size, TextSpec
-from train.generators.adabldm.stages import PRESETS
+from train.generators.adabldm.stages import find_stages
 from train.generators.adabldm.text import ClipSpec, LabelSpec, WordSpec
 from train.generators.config import GeneratorConfig
 
@@ -39,9 +39,7 @@ class AdaBLDMConfig(GeneratorConfig, frozen=True):
     backbone: str = "resnet18"  # whose features tell the part from its background; of `predict` only
     backbone_weights: Path | None = Field(None, exclude=True)  # a file; without it the cache, then the hub
 
-    domain_epochs: int = Field(
-        5, ge=0
-    )  # of `epochs`: the denoiser is adapted; then the trimap encoder learns
+    domain_epochs: int = Field(5, ge=0)  # of `epochs`: the denoiser is adapted; then the trimap encoder learns
     defect_share: float = Field(0.5, ge=0, le=1)  # of the images that the denoiser is adapted to
     empty_share: float = Field(0.1, ge=0, lt=1)  # of the prompts, that are emptied in training
     normal_share: float = Field(0.0, ge=0, lt=1)  # of the pairs, that show no defect
@@ -66,7 +64,7 @@ class AdaBLDMConfig(GeneratorConfig, frozen=True):
     validation_samples: int = Field(32, ge=1)
     checkpoint: Literal["last", "best"] = "last"  # best: by the noise told in held-out images
 
-    stages: str = "seed_countdown"  # of sampling: one of stages.PRESETS
+    stages: str = "seed_countdown"  # of sampling: a preset's name, or three numbers of steps: 20/25/5
     guidance: float = Field(9.0, ge=0)
     renoise: Literal["current", "prev"] = "current"
     adaptation_steps: int = Field(200, ge=0)  # of the decoder, for every image
@@ -95,7 +93,7 @@ class AdaBLDMConfig(GeneratorConfig, frozen=True):
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(PRESETS[self.stages], self.guidance, self.renoise)
+        return Sampling(find_stages(self.stages), self.guidance, self.renoise)
 
     @property
     def adaptation(self) -> Adaptation:
@@ -105,6 +103,16 @@ class AdaBLDMConfig(GeneratorConfig, frozen=True):
     def seen(self) -> Seen | None:
         """What the foreground is told by; None: it is the whole image."""
         return Seen(find_backbone(self.backbone), SEEN_AT) if self.foreground == "predict" else None
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """That training knows: of a normal part, then of each category. A label is a prompt's place here, from 1."""
+        return (self.prompt_of(None), *map(self.prompt_of, self.categories))
+
+    def prompt_of(self, category: str | None) -> str:
+        """None: of a normal part."""
+        what, defect = self.object.replace("_", " "), (category or "").replace("_", " ")
+        return (self.prompt if category else self.normal_prompt).format(object=what, defect=defect)
 
     @field_validator("prompt", "normal_prompt")
     @classmethod
@@ -120,8 +128,7 @@ class AdaBLDMConfig(GeneratorConfig, frozen=True):
     @field_validator("stages")
     @classmethod
     def _known_stages(cls, stages: str) -> str:
-        if stages not in PRESETS:
-            raise ValueError(f"There are {', '.join(PRESETS)}")
+        find_stages(stages)
         return stages
 
     @field_validator("backbone")

@@ -41,7 +41,7 @@ def validate(model: DefectGAN, pairs: Pairs, key: PRNGKeyArray, config: DefectGA
     }
 
 
-def fold(model: DefectGAN, config: DefectGANConfig) -> Any:
+def fold(model: DefectGAN, kept: None, config: DefectGANConfig) -> Any:
     return model.generator
 
 

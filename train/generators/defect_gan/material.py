@@ -30,6 +30,7 @@ def prepare(
     normal: Sequence[DefectSample],
     defective: Sequence[DefectSample],
     held_out: Sequence[DefectSample],
+    kept: None = None,
 ) -> Material:
     """Reads all images. `held_out` are normal ones that are never trained on; they are validated and drawn upon."""
     preprocessing = preprocessing_of(config)
