@@ -2,10 +2,11 @@
 
 import difflib
 
+from train.generators.adabldm import ADABLDM
 from train.generators.defect_gan import DEFECT_GAN
 from train.generators.generator import Generator
 
-GENERATORS: dict[str, Generator] = {generator.name: generator for generator in (DEFECT_GAN,)}
+GENERATORS: dict[str, Generator] = {generator.name: generator for generator in (DEFECT_GAN, ADABLDM)}
 
 
 def find_generator(name: str) -> Generator:

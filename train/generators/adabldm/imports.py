@@ -11,11 +11,13 @@ from flax import nnx
 
 from train.backbones.errors import WeightsError
 from train.generators.adabldm import autoencoder_layouts, text_layouts, unet_layouts
-from train.generators.adabldm.autoencoder import KLSpec
+from train.generators.adabldm.autoencoder import KLAutoencoder, KLSpec
+from train.generators.adabldm.layers import Draw
 from train.generators.adabldm.model import AdaBLDM, text_tower
 from train.generators.adabldm.published import Published, load
 from train.generators.adabldm.sizes import Size
-from train.generators.adabldm.text import ClipSpec
+from train.generators.adabldm.text import ClipSpec, ClipText
+from train.generators.adabldm.tiny_autoencoder import TinyAutoencoder
 from train.generators.adabldm.trimap import TrimapEncoder
 from train.generators.adabldm.unet import Denoiser
 
@@ -64,18 +66,9 @@ def assembled(size: Size, sources: Sources, *, labels: int = 0, rngs: nnx.Rngs) 
         WeightsError: a file is missing that this size can't do without, or does not fit it.
     """
     model = AdaBLDM(size, labels=labels, rngs=None)
-    encoder, decoder = _halves(size)
-    if sources.encoder is None or sources.decoder is None:
-        missing = encoder if sources.encoder is None else decoder
-        raise WeightsError(f"There are no weights of {missing.name}. It is not trained here: bring its file.")
-    model.autoencoder.encoder = load(model.autoencoder.encoder, encoder, sources.encoder)
-    model.autoencoder.decoder = load(model.autoencoder.decoder, decoder, sources.decoder)
-    if isinstance(size.text, ClipSpec):
-        if sources.text is None:
-            raise WeightsError("There are no weights of CLIP's text encoder. It is not trained here: bring its file.")
-        model.text = load(model.text, text_layouts.clip_text(size.text), sources.text)
-    else:
-        model.text = text_tower(size.text, labels, rngs=rngs)
+    model.autoencoder = autoencoder_of(size, sources)
+    clip = isinstance(size.text, ClipSpec)
+    model.text = text_of(size, sources) if clip else text_tower(size.text, labels, rngs=rngs)
     if sources.denoiser is not None:
         model.denoiser = load(model.denoiser, unet_layouts.denoiser(size.unet), sources.denoiser)
     else:
@@ -87,6 +80,37 @@ def assembled(size: Size, sources: Sources, *, labels: int = 0, rngs: nnx.Rngs) 
         model.trimap_encoder = TrimapEncoder(size.unet, size.trimap, rngs=rngs)
         model.trimap_encoder.start_from(model.denoiser)
     return model
+
+
+def empty_autoencoder(size: Size, rngs: Draw = None) -> KLAutoencoder | TinyAutoencoder:
+    """Of shapes, or drawn."""
+    spec = size.autoencoder
+    return KLAutoencoder(spec, rngs=rngs) if isinstance(spec, KLSpec) else TinyAutoencoder(spec, rngs=rngs)
+
+
+def autoencoder_of(size: Size, sources: Sources) -> KLAutoencoder | TinyAutoencoder:
+    """
+    Raises:
+        WeightsError: a half is missing, or a file does not fit.
+    """
+    autoencoder, (encoder, decoder) = empty_autoencoder(size), _halves(size)
+    if sources.encoder is None or sources.decoder is None:
+        missing = encoder if sources.encoder is None else decoder
+        raise WeightsError(f"There are no weights of {missing.name}. It is not trained here: bring its file.")
+    autoencoder.encoder = load(autoencoder.encoder, encoder, sources.encoder)
+    autoencoder.decoder = load(autoencoder.decoder, decoder, sources.decoder)
+    return autoencoder
+
+
+def text_of(size: Size, sources: Sources) -> ClipText:
+    """
+    Raises:
+        WeightsError: there is no file of it, or it does not fit.
+    """
+    assert isinstance(size.text, ClipSpec)
+    if sources.text is None:
+        raise WeightsError("There are no weights of CLIP's text encoder. It is not trained here: bring its file.")
+    return load(ClipText(size.text, rngs=None), text_layouts.clip_text(size.text), sources.text)
 
 
 def _halves(size: Size) -> tuple[Published, Published]:
