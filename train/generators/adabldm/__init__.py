@@ -34,6 +34,13 @@ def fold(model: Trained, kept: Frozen, config: AdaBLDMConfig) -> Any:
     )
 
 
+def painter(run: Any, wishes: Any) -> Any:
+    """Of a TrainedGenerator."""
+    from train.generators.adabldm.painter import AdaBLDMPainter  # it opens runs, and so imports the registry
+
+    return AdaBLDMPainter(run, wishes)
+
+
 ADABLDM = Generator(
     name="adabldm",
     schema=AdaBLDMConfig,
@@ -53,4 +60,5 @@ ADABLDM = Generator(
     checkpoint=lambda config: config.checkpoint,
     watch=sentences,
     sections=sections,
+    painter=painter,
 )

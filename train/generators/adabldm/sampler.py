@@ -38,9 +38,14 @@ START, LATENT_EDIT, IMAGE_EDIT = 0, 1, 2  # what noise is drawn for, folded into
 class Networks(Protocol):
     """What a sampler needs of `AdaBLDM`; a tree of arrays."""
 
-    autoencoder: Autoencoder
-    denoiser: Callable[..., Any]
-    trimap_encoder: Callable[..., Any]
+    @property
+    def autoencoder(self) -> Autoencoder: ...
+
+    @property
+    def denoiser(self) -> Callable[..., Any]: ...
+
+    @property
+    def trimap_encoder(self) -> Callable[..., Any]: ...
 
 
 class Asked(NamedTuple):
@@ -48,7 +53,8 @@ class Asked(NamedTuple):
 
     trimap: Pixels
     prompt: Context
-    empty: Context  # of the empty prompt: what guidance leads away from, and all that the trimap encoder is ever told
+    empty: Context  # of the empty prompt: all that the trimap encoder is ever told
+    away: Context | None = None  # what guidance leads away from; None: the empty prompt
 
 
 class Held(NamedTuple):
@@ -122,7 +128,7 @@ def fresh_noise(keys: Keys, purpose: int, number: Int[Array, ""] | int, shape: t
 
 
 def guided_noise(model: Networks, latent: Latent, step: Int[Array, ""], asked: Asked, guidance: float) -> Latent:
-    """What the denoiser takes for noise, led from the empty prompt towards the prompt and beyond it.
+    """What the denoiser takes for noise, led from the empty or a negative prompt towards the prompt and beyond it.
 
     The trimap leads both: its encoder is told the same in both, so it runs once.
     """
@@ -133,7 +139,7 @@ def guided_noise(model: Networks, latent: Latent, step: Int[Array, ""], asked: A
         alone: Latent = model.denoiser(x, steps, asked.prompt, control).astype(jnp.float32)
         return alone
     both = jax.tree.map(lambda a: jnp.concatenate([a, a]), (x, steps, control))
-    contexts = jnp.concatenate([asked.empty, asked.prompt])
+    contexts = jnp.concatenate([asked.empty if asked.away is None else asked.away, asked.prompt])
     noise: Latent = model.denoiser(both[0], both[1], contexts, both[2]).astype(jnp.float32)
     return noise[:n] + guidance * (noise[n:] - noise[:n])
 
