@@ -12,6 +12,7 @@ from train.data.defect_split import SPLIT_FILE
 from train.data.samples import shown
 from train.synthesis.job import Request, Summary, categories_of, check_request, synthesize
 from train.synthesis.regions import parse_region
+from train.synthesis.report import write_job_report
 from train.synthesis.sources import Side, find_sources
 from train.synthesis.task import Painter
 
@@ -61,7 +62,10 @@ def run_job(
         f"{request.count} images from {len(sources.images)} {'defective' if restore else 'normal'} ones, seed {seed}"
     )
     file = run / SPLIT_FILE
-    return synthesize(painter, sources, request, out, split=file.read_bytes() if file.exists() else None, say=say)
+    split_of_run = file.read_bytes() if file.exists() else None
+    summary = synthesize(painter, sources, request, out, split=split_of_run, say=say)
+    write_job_report(out)
+    return summary
 
 
 def conclude(summary: Summary, out: Path, *, restored: bool, say: Callable[[str], None]) -> bool:

@@ -31,7 +31,7 @@ from train.generators.adabldm.pairs import Turns, place, trimap_of
 from train.generators.adabldm.prompts import reader_of
 from train.generators.adabldm.sampler import Asked
 from train.generators.adabldm.shapes import Shape, read_shapes, read_trimaps
-from train.generators.adabldm.sheet import strips
+from train.generators.adabldm.sheet import columns_of, strips
 from train.generators.adabldm.tokenizer import PromptError
 from train.generators.adabldm.weights import AdaBLDMWeights, computing_in, foreground_of
 from train.generators.run import TrainedGenerator
@@ -188,7 +188,7 @@ class AdaBLDMPainter(RunPainter):
                 "kind": "trimap" if self.placed else "shape" if self.shapes else "learned from",
                 "sha256": [shape.sha256 for shape in self.shapes],
             },
-            "sheets": self.sheets,
+            "sheets": columns_of(config.sampling.stages) if self.sheets else (),
         }
 
     def _shape_of(self, task: Task) -> Shape | None:
