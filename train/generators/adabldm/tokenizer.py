@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -29,6 +29,7 @@ class PromptError(ValueError):
     """A prompt that the system can't read; the text says why and what would do."""
 
 
+@runtime_checkable
 class PromptReader(Protocol):
     """Prompts -> what their tower takes."""
 
