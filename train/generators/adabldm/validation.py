@@ -24,12 +24,14 @@ def validate(model: Trained, inputs: Inputs, key: PRNGKeyArray, config: AdaBLDMC
     n = len(captioned.latent)
     step = ((jnp.arange(n) + 0.5) * STEPS / n).astype(jnp.int32)
     for_images, for_pairs = jax.random.split(jax.random.key(SEED))
-    noisy = with_noise(captioned.latent, for_images, step)
-    of_normal = noise_error(model.told(noisy.latent, noisy.step, captioned.words), noisy.noise)
-    noisy = with_noise(pairs.latent, for_pairs, step)
-    alone = noise_error(model.told(noisy.latent, noisy.step, pairs.words), noisy.noise)
-    told = model.told_by_trimap(noisy.latent, noisy.step, pairs.words, pairs.trimap, pairs.empty)
-    of_pairs = noise_error(told, noisy.noise)
+    of_image, of_pair = (
+        with_noise(part.latent, key, step) for part, key in ((captioned, for_images), (pairs, for_pairs))
+    )
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), of_image, of_pair)
+    words = jnp.concatenate([captioned.words, pairs.words])
+    of_normal, alone = jnp.split(noise_error(model.told(both.latent, both.step, words), both.noise), 2)
+    told = model.told_by_trimap(of_pair.latent, of_pair.step, pairs.words, pairs.trimap, pairs.empty)
+    of_pairs = noise_error(told, of_pair.noise)
     return {
         "noise_told": -(of_normal + of_pairs),
         "noise_of_normal": of_normal,
