@@ -10,7 +10,7 @@ from train.blocks import strided, tiles
 PIXELS_FIRST, IMAGES_FIRST = (1, 2, 0, 3), (2, 0, 1, 3)
 
 # kernel, pixels, padding, size: one part or two, one tile or several, a last tile that is half used, edges cut off
-SHAPES = [(3, 4, 1, 7), (3, 7, 2, 13), (4, 7, 1, 14), (4, 4, 2, 8), (5, 9, 2, 18), (5, 4, 1, 7)]
+SHAPES = [(3, 4, 1, 7), (3, 7, 2, 13), (4, 7, 1, 14), (4, 4, 2, 8), (5, 9, 2, 18), (5, 4, 1, 7), (5, 4, 2, 8)]
 
 
 def drawn(seed, *shape):
@@ -43,6 +43,18 @@ def test_both_convolutions_and_their_gradients_are_those_of_the_plain_form(k, h,
     jax.tree.map(close, found, expected)
     weights = jax.tree.map(lambda leaf: drawn(3, *leaf.shape), found)
     jax.tree.map(close, jax.jit(back)(weights), jax.jit(back_plainly)(weights))
+
+
+@pytest.mark.parametrize(("k", "h", "padding", "size"), SHAPES)
+def test_a_plan_never_takes_more_products_than_the_taps_that_reach_a_pixel(k, h, padding, size):
+    reached = sum(0 <= j + padding - t < 2 * h and (j + padding - t) % 2 == 0 for j in range(size) for t in range(k))
+    assert sum(part.cost for part in tiles.plan(h, k, padding, size).parts) <= reached
+
+
+def test_at_the_border_single_taps_are_taken_as_they_are():
+    outputs, costs = zip(*((part.outputs, part.cost) for part in tiles.plan(7, 4, 1, 14).parts), strict=True)
+    assert outputs == (1, 12, 1)
+    assert costs == (1, 16, 1)  # of 26 taps
 
 
 @pytest.mark.parametrize(("outputs", "length"), [(4, 2), (4, 3), (3, 2), (1, 1)])
