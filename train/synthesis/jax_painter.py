@@ -33,4 +33,4 @@ def painter_of(run: TrainedGenerator, wishes: Wishes) -> Painter:
         painter: Painter = run.generator.painter(run, wishes)
         return painter
     refuse_wishes(replace(wishes, batch=None), run.system)
-    return JaxPainter(run, batch=wishes.batch or BATCH)
+    return JaxPainter(run, batch=BATCH if wishes.batch is None else wishes.batch)

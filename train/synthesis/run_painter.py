@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Key, UInt8, UInt32
 
 from edge_agent.preprocess import Preprocessing
-from train.config import config_digest
+from train.config import ConfigError, config_digest
 from train.generators.run import TrainedGenerator
 from train.provenance import versions
 from train.synthesis.foreground import find_foreground
@@ -27,6 +27,8 @@ class RunPainter:
     """A `task.Painter` but for `paint`, whatever runs it."""
 
     def __init__(self, run: TrainedGenerator, engine: str, batch: int):
+        if batch < 1:
+            raise ConfigError(f"--batch is {batch}. Give 1 or more.")
         self.run = run
         self.batch = batch
         self.identity: Mapping[str, Any] = identity_of(run, engine)

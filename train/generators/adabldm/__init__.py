@@ -34,7 +34,7 @@ def fold(model: Trained, kept: Frozen, config: AdaBLDMConfig) -> Any:
     )
 
 
-def painter(run: Any, wishes: Any) -> Any:
+def open_painter(run: Any, wishes: Any) -> Any:
     """Of a TrainedGenerator."""
     from train.generators.adabldm.painter import AdaBLDMPainter  # it opens runs, and so imports the registry
 
@@ -60,5 +60,5 @@ ADABLDM = Generator(
     checkpoint=lambda config: config.checkpoint,
     watch=sentences,
     sections=sections,
-    painter=painter,
+    painter=open_painter,
 )

@@ -8,7 +8,6 @@ clean one. Shape letters: n images, s x s pixels.
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
@@ -38,7 +37,7 @@ def strips(
     columns = [
         normal,
         _as_colour(np.rint(255 * np.asarray(trimap))[..., None]),
-        *(to_bytes(jax.device_get(images)) for images in seen),
+        *(to_bytes(images) for images in seen),
         after,
         _as_colour(AMPLIFIED * change),
     ]
