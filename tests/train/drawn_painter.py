@@ -23,6 +23,7 @@ class DrawnPainter:
 
     categories = tuple(COLOURS)
     exclusive = True
+    restores = True
     preprocessing = Preprocessing(width=SIZE, height=SIZE)
 
     def __init__(self, *, batch=4, empty=(), pause_s=0.0, factor=1.0):

@@ -246,8 +246,6 @@ class TestRefused:
         small = AdaBLDMPainter(run, Wishes(shape=write(tmp_path / "small.png", half[:16])))
         with pytest.raises(ConfigError, match="it is 32 x 32 pixels, but small.png is 32 x 16 pixels"):
             small.check([source], parse_region("image"))
-        with pytest.raises(ConfigError, match="adabldm paints defects and takes none away. Leave --restore out"):
-            shape.check([task(0, "")], parse_region("image"))
 
     def test_is_more_than_fits_the_memory(self, painter, monkeypatch):
         def full(*_):

@@ -41,6 +41,8 @@ def run_job(
     Raises ConfigError and DataError for the user's words and data, SynthesisError for what failed underway."""
     if split not in get_args(Side):
         raise ConfigError(f"--split is {shown(split)}. Give train, test or all.")
+    if restore and not painter.restores:
+        raise ConfigError(f"{painter.identity['system']} draws defects and takes none away. Leave --restore out.")
     if restore and category:
         raise ConfigError("--restore takes defects away, so --category has no meaning with it. Leave one out.")
     if count is None and not restore:

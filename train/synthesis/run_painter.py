@@ -42,6 +42,10 @@ class RunPainter:
         return bool(self.run.config.exclusive)
 
     @property
+    def restores(self) -> bool:
+        return True
+
+    @property
     def preprocessing(self) -> Preprocessing:
         return self.run.preprocessing
 

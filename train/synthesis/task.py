@@ -63,6 +63,10 @@ class Painter(Protocol):
         """Whether it learned of one category per image only."""
 
     @property
+    def restores(self) -> bool:
+        """Whether it takes defects away, too."""
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """From a source to what `paint` takes."""
 

@@ -65,6 +65,10 @@ class AdaBLDMPainter(RunPainter):
         """A mask is one defect's, and so is a prompt."""
         return True
 
+    @property
+    def restores(self) -> bool:
+        return False
+
     def find_part(self, frame: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
         """By the run's own predictor; a texture is part everywhere. What lies outside the crop is no part."""
         x, y, width, height = self.preprocessing.crop or (0, 0, frame.shape[1], frame.shape[0])
@@ -83,8 +87,6 @@ class AdaBLDMPainter(RunPainter):
         """Every image with every mask that is to go there."""
         seen = set()
         for task in sorted(tasks, key=lambda task: task.source.name):
-            if not task.categories:
-                raise ConfigError(f"{self.run.system} paints defects and takes none away. Leave --restore out.")
             shape = self.placing.shape_of(task)
             if (kind := (task.source, shape and shape.name)) in seen:
                 continue
