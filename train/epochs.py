@@ -154,9 +154,8 @@ def _changed(graph: nnx.GraphDef, state: TrainState, system: System, change: Cal
     model = nnx.merge(graph, state.scoring_params, state.rest, copy=True)
     change(model)
     _, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    average = state.average
-    if average is not None:
-        average = jax.tree.map(jnp.copy, averaged_of(params, system.average_parts))  # a step gives both away
+    params = jax.tree.map(jnp.copy, params)  # a step gives its state away: no array may be in it twice
+    average = None if state.average is None else jax.tree.map(jnp.copy, averaged_of(params, system.average_parts))
     return state._replace(params=params, rest=rest, average=average)
 
 
