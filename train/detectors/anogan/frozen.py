@@ -96,9 +96,10 @@ def in_tiles(networks: Networks, layout: Layout) -> Networks:
 def generate(networks: Networks, z: Latents, layout: Layout, form: FrozenForm) -> Images:
     """The same as `Generator.__call__` of `model.eval()`."""
     side, (kernel, bias) = layout.first_size, networks.project
-    x = (z @ kernel.reshape(kernel.shape[0], -1)).reshape(z.shape[0], side, side, -1) + bias
     if form == "tiles":
-        x = x.transpose(PIXELS_FIRST)
+        x = (z @ kernel.swapaxes(0, 1)).reshape(side, side, *z.shape[:1], -1) + bias
+    else:
+        x = (z @ kernel.reshape(kernel.shape[0], -1)).reshape(z.shape[0], side, side, -1) + bias
     for conv, h, layer in zip(layout.up, _sides(side, layout.up), networks.up, strict=True):
         x = nnx.relu(x)
         if isinstance(layer, Tiled):
