@@ -21,6 +21,7 @@ from train.generators.adabldm.sampler import Asked, guided_noise
 from train.generators.adabldm.shapes import read_shapes, read_trimaps
 from train.generators.adabldm.sheet import columns_of
 from train.generators.adabldm.stages import PRESETS
+from train.generators.adabldm.tokenizer import HashedWords
 from train.synthesis.errors import SynthesisError
 from train.synthesis.foreground import NoForeground
 from train.synthesis.regions import parse_region
@@ -58,6 +59,9 @@ class TestAnImage:
         np.testing.assert_array_equal(others.masks[0], painted.masks[0])
         assert others.notes[0] == painted.notes[0]
         assert (others.images[1] != painted.images[1]).mean() > 0.1
+        swapped = painter.paint(images(2)[::-1], EVERYWHERE, [task(7), task(0)])
+        np.testing.assert_array_equal(swapped.masks[1], painted.masks[0])
+        assert np.abs(swapped.images[1].astype(int) - painted.images[0]).max() <= 2
         another = painter.paint(images(2), EVERYWHERE, [task(0, seed=1), task(1, seed=1)])
         assert (another.images != painted.images).mean() > 0.1
 
@@ -87,6 +91,15 @@ class TestAnImage:
         first, last = note["adaptation_loss"]["background"]
         assert last < first
         assert note["adaptation_loss"]["defect"][0] == 0
+
+    def test_is_told_the_prompt_of_its_category(self, run, painter):
+        reader = HashedWords(run.config.networks.text.words, run.config.networks.text.tokens)
+        rusty = AdaBLDMPainter(run, Wishes(prompt="{object}, {defect} and rust"))
+        for asked, sentence in ((painter, "part, a part with a spot"), (rusty, "part, spot and rust")):
+            expected = run.weights.text(jnp.asarray(reader.ids([sentence])))[0]
+            np.testing.assert_array_equal(asked.contexts["spot"], expected)
+        np.testing.assert_array_equal(painter.empty, run.weights.text(jnp.asarray(reader.ids([""])))[0])
+        assert painter.away is None
 
     def test_comes_with_a_strip_of_all_stages(self, painter, painted):
         columns = painter.identity["drawing"]["sheets"]
@@ -290,7 +303,7 @@ def test_fidelity_by_hand():
     mask[2:4, 2:4] = True
     normal = np.full((8, 8, 3), 100, np.uint8)
     before, image = normal + 10, normal + 1
-    image[mask] = 130
+    image[mask], before[mask] = 130, 105
     found = fidelity_of(normal, before, image, mask)
     assert found.psnr_before == pytest.approx(20 * np.log10(25.5))
     assert found.psnr == pytest.approx(20 * np.log10(255))
