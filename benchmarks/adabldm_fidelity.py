@@ -41,13 +41,11 @@ def main(
     sheets: Annotated[Path | None, typer.Option(help="Folder for the strips.")] = None,
     name: Annotated[str, typer.Option(help="Of the row; the product's by default.")] = "",
     adaptation: Annotated[int | None, typer.Option(help="Iterations; as the run has it by default.")] = None,
-    renoise: Annotated[str, typer.Option(help="current or prev; as the run has it by default.")] = "",
+    renoise: Annotated[str | None, typer.Option(help="current or prev; as the run has it by default.")] = None,
 ) -> None:
     """Draw, measure, write the JSON and print a table."""
     trained = open_generator(run)
-    if renoise:
-        trained = _with(trained, renoise=renoise)
-    painter = AdaBLDMPainter(trained, Wishes(batch=1, sheets=True, adaptation=adaptation))
+    painter = AdaBLDMPainter(trained, Wishes(batch=1, sheets=True, adaptation=adaptation, renoise=renoise))
     name = name or trained.product
     config = painter.config
     record: dict[str, Any] = {
@@ -131,13 +129,6 @@ def stacked(rows: list[np.ndarray]) -> np.ndarray:
 
 def _mean(values: list[float]) -> float:
     return float(f"{np.mean(values):.5g}")
-
-
-def _with(trained: Any, **settings: Any) -> Any:
-    from dataclasses import replace
-
-    config = type(trained.config).model_validate({**trained.config.model_dump(), **settings})
-    return replace(trained, config=config)
 
 
 if __name__ == "__main__":

@@ -209,6 +209,7 @@ class TestRefused:
             ({"stages": "3/4"}, "--stages is 3/4. There is no preset .* such as 20/25/5"),
             ({"guidance": -1.0}, "--guidance is -1.0. Input should be greater than or equal to 0"),
             ({"adaptation": -3}, "--adaptation is -3"),
+            ({"renoise": "back"}, "--renoise is back. Input should be 'current' or 'prev'"),
             ({"batch": 0}, "--batch is 0. Give 1 or more"),
             ({"prompt": "{thing} with a {defect}"}, "--prompt is .*{thing} is no blank of a prompt"),
             ({"prompt": "a {defect} " * 30}, "--prompt: The prompt .* has 60 tokens; at most 16 are read. Shorten it"),

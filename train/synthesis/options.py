@@ -90,6 +90,16 @@ Adaptation = Annotated[
         show_default=False,
     ),
 ]
+Renoise = Annotated[
+    str | None,
+    typer.Option(
+        "--renoise",
+        metavar="current|prev",
+        help="How noisy an edited image becomes again: as before the step, or as after it.",
+        rich_help_panel=MANY_STEPS,
+        show_default=False,
+    ),
+]
 Sheets = Annotated[
     bool,
     typer.Option("--sheets", help="Keep a picture of all stages beside each image.", rich_help_panel=MANY_STEPS),

@@ -47,11 +47,12 @@ def synthesize_verb(
         guidance: options.Guidance = None,
         stages: options.Stages = None,
         adaptation: options.Adaptation = None,
+        renoise: options.Renoise = None,
         sheets: options.Sheets = False,
         as_json: AsJson = False,
     ) -> None:
         with said_plainly("Stopped. What is written is whole; the same command goes on."):
-            wishes = Wishes(prompt, shape, trimap, guidance, stages, adaptation, batch, sheets)
+            wishes = Wishes(prompt, shape, trimap, guidance, stages, adaptation, renoise, batch, sheets)
             with open_painter(run, engine, wishes) as painter:
                 from train.synthesis.command import as_json as summary_as_json
                 from train.synthesis.command import conclude, run_job

@@ -19,6 +19,7 @@ class Wishes:
     guidance: float | None = None
     stages: str | None = None
     adaptation: int | None = None  # iterations
+    renoise: str | None = None
     batch: int | None = None  # images that are drawn at once
     sheets: bool = False  # a picture of every stage beside each image
 

@@ -38,7 +38,13 @@ from train.synthesis.task import Images, Painting, Regions, Task, region_of
 from train.synthesis.wishes import Wishes
 
 AT_ONCE = {"tiny": 8, "small": 8, "sd15": 2}  # images, where they are drawn by one program; in turn it is one
-SETTINGS = {"prompt": "prompt", "guidance": "guidance", "stages": "stages", "adaptation_steps": "adaptation"}  # wishes
+SETTINGS = {  # and the wishes that change them
+    "prompt": "prompt",
+    "guidance": "guidance",
+    "stages": "stages",
+    "adaptation_steps": "adaptation",
+    "renoise": "renoise",
+}
 
 
 class AdaBLDMPainter(RunPainter):
