@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from drawn_painter import tree
 from typer.testing import CliRunner
-from untrained_adabldm import CATEGORIES, SIZE, images
+from untrained_adabldm import CATEGORIES, SIZE, images, make_run
 
+import train.generators.run
 from export.errors import InputError
 from export.paint import EnginePainter
 from train.__main__ import app
@@ -25,7 +26,7 @@ from train.data.defects import open_defects
 from train.data.folder import open_dataset
 from train.generators import find_generator
 from train.generators.fit import fit_generator
-from train.generators.run import TrainedGenerator, open_generator
+from train.generators.run import TrainedGenerator
 from train.restore import RunError
 from train.synthesis.jax_painter import painter_of
 from train.synthesis.job import Request, synthesize
@@ -34,7 +35,6 @@ from train.synthesis.report import write_job_report
 from train.synthesis.sources import find_sources
 from train.synthesis.wishes import Wishes
 
-ADABLDM = find_generator("adabldm")
 FEW = ("epochs=1", "domain_epochs=1", "steps_per_epoch=1", "stages=1/1/1", "adaptation_steps=2")
 
 
@@ -55,11 +55,15 @@ def parts(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(parts, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "run"
-    config = load_config(Path("configs/adabldm/tiny.yaml"), ADABLDM.schema, FEW)
-    fit_generator(ADABLDM, config, open_defects(parts), out, product="striped_part")
-    return out
+def untrained(tmp_path_factory) -> TrainedGenerator:
+    return make_run(tmp_path_factory.mktemp("runs") / "untrained", object="striped_part")
+
+
+@pytest.fixture
+def run(untrained, monkeypatch) -> Path:
+    """What the verb is given for its folder; opening a run is tested where one is trained."""
+    monkeypatch.setattr(train.generators.run, "open_generator", lambda folder: untrained)
+    return untrained.folder
 
 
 def write(path: Path, levels) -> Path:
@@ -106,8 +110,8 @@ def test_the_verb_draws_a_set_that_the_rest_reads_and_shows_how(run, parts, tmp_
     assert "was begun with generator.drawing.guidance 9.0, and now it is 3.0" in other.output
 
 
-def test_parts_and_a_longer_job_make_up_the_whole(run, parts, tmp_path):
-    painter = painter_of(open_generator(run), Wishes(batch=2))
+def test_parts_and_a_longer_job_make_up_the_whole(untrained, parts, tmp_path):
+    painter = painter_of(untrained, Wishes(batch=2))
 
     def work(name, count, shard=(1, 1)):
         request = Request(count, tuple((c,) for c in CATEGORIES), parse_region("box:0,0,32,20"), seed=3, shard=shard)
@@ -148,7 +152,7 @@ def test_words_that_mean_nothing_are_a_sentence_and_nothing_is_written(run, part
     assert not (tmp_path / "out").exists()
 
 
-def test_wishes_are_for_generators_that_draw_in_many_steps_and_engines_for_others(run, tmp_path):
+def test_wishes_are_for_generators_that_draw_in_many_steps_and_engines_for_others(untrained, tmp_path):
     defect_gan = find_generator("defect_gan")
     config = defect_gan.schema.model_validate({"categories": ("line",), "exclusive": True})
     single = TrainedGenerator(tmp_path, defect_gan, config, 0, {}, {"product": "part"})
@@ -159,13 +163,17 @@ def test_wishes_are_for_generators_that_draw_in_many_steps_and_engines_for_other
     with pytest.raises(ConfigError, match="--batch is 0. Give 1 or more"):
         painter_of(single, Wishes(batch=0))
     with pytest.raises(InputError, match="adabldm is no single graph, so engines can't draw with it. Leave --engine"):
-        EnginePainter(open_generator(run), "onnxruntime")
+        EnginePainter(untrained, "onnxruntime")
     with pytest.raises(RunError, match="adabldm draws in many steps, not in one. Let `train synthesize` draw"):
-        open_generator(run).noise(jax.random.split(jax.random.key(0), 2))
+        untrained.noise(jax.random.split(jax.random.key(0), 2))
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_as_if_it_had_not_been(run, parts, tmp_path):
+def test_killed_again_and_again_it_ends_as_if_it_had_not_been(parts, tmp_path):
+    """Of a run on disk, by processes of their own."""
+    run, adabldm = tmp_path / "run", find_generator("adabldm")
+    config = load_config(Path("configs/adabldm/tiny.yaml"), adabldm.schema, FEW)
+    fit_generator(adabldm, config, open_defects(parts), run, product="striped_part")
     words = ["--data", str(parts), "--count", "4", "--seed", "1"]
     assert say(run, *words, "--out", tmp_path / "whole").exit_code == 0
     whole, out = tree(tmp_path / "whole"), tmp_path / "out"
