@@ -10,7 +10,7 @@ import typer
 
 from train.verbs.detectors import evaluate, fit, table, threshold
 from train.verbs.generators import compare, fit_generator, synthesize
-from train.verbs.images import crop_normal, draw, unpack
+from train.verbs.images import crop_normal, cut_squares, draw, unpack
 
 app = typer.Typer(
     help="Learn from good parts on the server.",
@@ -26,6 +26,7 @@ VERBS: dict[Callable[..., None], str] = {  # in the order of --help, with an exa
     compare: "compare leather/test synthetic/test --features resnet18.safetensors",
     synthesize: "synthesize runs/bottle --data bottle --out drawn --count 200",
     crop_normal: "crop-normal bridge/images --out patches/train/good --count 5000",
+    cut_squares: "cut-squares ksdd2 --out squares --defects-per-type 10",
     threshold: "threshold runs/bottle --defects synthetic/bottle",
     fit_generator: "fit-generator defect_gan --data magnetic_tile --out runs/tile_defects",
     unpack: "unpack cifar10 cifar-10-batches-bin --out cifar10",

@@ -10,6 +10,7 @@ from pathlib import Path
 from train.data import walk
 from train.data.codebrim import is_codebrim, open_codebrim
 from train.data.defect_folders import classes_of, is_normal, open_class_folders, open_flat_classes
+from train.data.defect_pairs import open_defect_pairs
 from train.data.defect_set import DefectSample, DefectSet, digest
 from train.data.defect_split import split_json
 from train.data.defect_table import open_defect_table
@@ -24,7 +25,8 @@ def open_defects(folder: Path, *, defects_per_type: int | None = None, seed: int
     """Recognise the layout of a folder, or of a .csv file, and list its samples. No image is decoded.
 
     Where defects lie under test/ or bad/ only, `defects_per_type` of each type are trained on (None: half), drawn by
-    the seed; the rest is held out. Elsewhere the data's own split holds, and `defects_per_type` is an error.
+    the seed; the rest is held out. Of KolektorSDD2 so many of train/ are (None: all), and test/ is held out. Elsewhere
+    the data's own split holds, and `defects_per_type` is an error.
 
     Raises DataError for what is missing, empty, or of no known layout.
     """
@@ -32,13 +34,13 @@ def open_defects(folder: Path, *, defects_per_type: int | None = None, seed: int
         raise DataError(
             f"defects_per_type is {defects_per_type}. Give 1 or more, or leave it out for half of each type."
         )
-    opened, for_detectors = _opened(folder, defects_per_type, seed)
+    opened, to_be_drawn = _opened(folder, defects_per_type, seed)
     if not opened.categories:
         raise DataError(
             f"{shown(folder)} holds no defect, so there is nothing to learn to draw. Put defective images in a folder "
             "of their kind: test/scratch/ beside train/good/, or train/scratch/."
         )
-    if defects_per_type is not None and not for_detectors:
+    if defects_per_type is not None and not to_be_drawn:
         raise DataError(f"{shown(folder)} says itself which images are trained on. Leave defects_per_type out.")
     return opened
 
@@ -63,7 +65,7 @@ def _opened(folder: Path, defects_per_type: int | None, seed: int) -> tuple[Defe
 
 
 def _open(folder: Path, defects_per_type: int | None, seed: int) -> tuple[DefectSet, bool]:
-    """And whether its defects are there to test on only."""
+    """And whether some of its defects may be drawn to train on."""
     if not folder.exists():
         raise DataError(f"{shown(folder)} does not exist.{walk.near_miss(folder)}")
     if folder.is_file():
@@ -75,7 +77,9 @@ def _open(folder: Path, defects_per_type: int | None, seed: int) -> tuple[Defect
     if is_codebrim(folder):
         return open_codebrim(folder), False
     if train := walk.child(folder, "train"):
-        if holds_pairs(train) or _has_good_only(train):
+        if holds_pairs(train):
+            return open_defect_pairs(folder, train, defects_per_type=defects_per_type, seed=seed), True
+        if _has_good_only(train):
             return open_defect_tests(folder, defects_per_type=defects_per_type, seed=seed), True
         if not classes_of(train):
             raise DataError(f"{shown(train)} holds no folders of classes. Make one per kind: good, scratch, dent.")

@@ -6,7 +6,9 @@ train/10000.png  train/10000_GT.png    test/ likewise. A picture is defective if
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.preprocess import ImageError, read_mask
@@ -24,22 +26,42 @@ def holds_pairs(train: Path) -> bool:
     return any(_is_mask(path) for path in walk.visible(train) if walk.is_image(path))
 
 
-def open_ksdd2(folder: Path, train: Path) -> Dataset:
-    """Reads every mask, for the labels. Raises DataError for a picture whose mask is missing or can't be read."""
+@dataclass(frozen=True)
+class Pairs:
+    """Label and mask of each picture; of a good one, which its mask only says is good, the mask is None."""
+
+    train: Mapping[Path, tuple[str, Path | None]]
+    test: Mapping[Path, tuple[str, Path | None]]
+    skipped: tuple[Skipped, ...]
+
+
+def read_pairs(folder: Path, train: Path) -> Pairs:
+    """Reads every mask, for the labels.
+
+    Raises:
+        DataError: a picture's mask is missing or can't be read, or no training picture is good.
+    """
     test = walk.child(folder, "test")
     (train_pictures, skipped), (test_pictures, more) = _labelled(train), _labelled(test) if test else ({}, [])
-    skipped += more
-    defective = [path for path, (label, _) in train_pictures.items() if label != GOOD]
-    samples = [Sample(path, "train", GOOD) for path, (label, _) in train_pictures.items() if label == GOOD]
-    if not samples:
+    if all(label != GOOD for label, _ in train_pictures.values()):
         raise DataError(
-            f"Each of the {len(defective)} masks in {shown(train)} marks a defect, so there is no good part to learn "
-            "from. Are the masks inverted? Defects are white, the rest is black."
+            f"Each of the {len(train_pictures)} masks in {shown(train)} marks a defect, so there is no good part to "
+            "learn from. Are the masks inverted? Defects are white, the rest is black."
         )
-    if defective:
-        count = f"{len(defective)} of {len(train_pictures)} training pictures show"
+    others = [path for path in walk.holding_images(folder) if path not in (train, test)]
+    skipped += more + walk.unused(others, "only train and test are")
+    skipped += walk.loose(folder, "in train or in test")
+    return Pairs(train_pictures, test_pictures, tuple(skipped))
+
+
+def open_ksdd2(folder: Path, train: Path) -> Dataset:
+    """For a detector. DataError as `read_pairs`."""
+    pairs, skipped = read_pairs(folder, train), []
+    samples = [Sample(path, "train", GOOD) for path, (label, _) in pairs.train.items() if label == GOOD]
+    if defective := [path for path, (label, _) in pairs.train.items() if label != GOOD]:
+        count = f"{len(defective)} of {len(pairs.train)} training pictures show"
         if len(defective) == 1:
-            count = f"1 of {len(train_pictures)} training pictures shows"
+            count = f"1 of {len(pairs.train)} training pictures shows"
         skipped.append(
             Skipped(
                 defective[0],
@@ -47,11 +69,8 @@ def open_ksdd2(folder: Path, train: Path) -> Dataset:
                 "out: a detector learns from good parts only.",
             )
         )
-    samples += [Sample(path, "test", label, mask) for path, (label, mask) in test_pictures.items()]
-    others = [path for path in walk.holding_images(folder) if path not in (train, test)]
-    skipped += walk.unused(others, "only train and test are")
-    skipped += walk.loose(folder, "in train or in test")
-    return make_dataset(folder, "ksdd2", samples, skipped)
+    samples += [Sample(path, "test", label, mask) for path, (label, mask) in pairs.test.items()]
+    return make_dataset(folder, "ksdd2", samples, (*skipped, *pairs.skipped))
 
 
 def _labelled(side: Path) -> tuple[dict[Path, tuple[str, Path | None]], list[Skipped]]:

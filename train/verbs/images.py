@@ -1,4 +1,4 @@
-"""The verbs that write images: normal patches cropped, benchmarks unpacked, the demonstration line drawn."""
+"""The verbs that write images: normal patches and squares cut, benchmarks unpacked, the demonstration line drawn."""
 
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +29,30 @@ def crop_normal(
         say(
             f"Cropped: {written} patches in {out}" + (f"; no more than that fit, of {count}" if written < count else "")
         )
+
+
+def cut_squares(
+    data: Annotated[Path, typer.Argument(help="Tall images, good and defective: KolektorSDD2.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.", show_default=False)],
+    defects_per_type: Annotated[
+        int | None,
+        typer.Option("--defects-per-type", metavar="N", help="Defective pictures to train on; all by default."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Other ones of them.")] = 0,
+) -> None:
+    """Cut tall images into three squares each (top, second, bottom), for what takes squares."""
+    with said_plainly("Stopped. What is written is whole; the same command goes on."):
+        from train.data.defects import open_defects
+        from train.data.squares import cut_squares as cut
+        from train.progress import Work
+
+        defects = open_defects(data, defects_per_type=defects_per_type, seed=seed)
+        with Work("cutting", len(defects.samples)) as work:
+            counts = cut(defects, out, progress=work.reached)
+        for skipped in defects.skipped:
+            say(f"warning: {skipped.message}")
+        say(f"Cut: {', '.join(f'{count} of {name}' for name, count in counts.items())} in {out}.")
+        say(f"Next: python -m train fit-generator adabldm --data {out} --out runs/{out.name}")
 
 
 def unpack(
