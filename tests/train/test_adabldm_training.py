@@ -211,6 +211,20 @@ def test_bfloat16_computes_but_keeps_its_weights():
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
 
 
+def test_published_text_encoders_give_contexts_that_no_table_is_trained_for():
+    config = load_config(CONFIGS / "tiny.yaml", AdaBLDMConfig, ["text=clip", "categories=[a]"])
+    model = Trained(config, rngs=None)
+    assert model.text is None
+    assert config.networks.unet.context == 768
+    words = jnp.ones((1, 77, 768))
+    told = jax.eval_shape(lambda m: m.told(jnp.ones((1, 8, 8, 4)), jnp.asarray([500]), words), model)
+    assert told.shape == (1, 8, 8, 4)
+    assert [phase.players[0].parts for phase in ADABLDM.phases(config)] == [("denoiser",), ("trimap_encoder",)]
+    assert memory.parameter_counts(config).keys() == {"denoiser", "trimap_encoder"}
+    alone = config.model_copy(update={"domain_epochs": 0})
+    assert [(phase.epochs, phase.start) for phase in ADABLDM.phases(alone)] == [(2, None)]
+
+
 @pytest.mark.parametrize("name", ["tiny", "cpu", "small", "paper"])
 def test_configs_hold(name):
     config = load_config(CONFIGS / f"{name}.yaml", AdaBLDMConfig)

@@ -50,8 +50,10 @@ def fit_generator(
     config = _with_steps(generator, config, len(defective))
     _must_fit(config, len(normal) + len(held_out) + len(defective))
     _say_memory(generator, config)
-    kept = _kept(generator, config, out, [*normal, *held_out], defective)
-    open_folder(
+    keeps, kept = generator.kept, None
+    if keeps is not None and not (out / "config.yaml").exists():
+        kept = keeps.make(config, [*normal, *held_out], defective)  # before anything is written
+    started = open_folder(
         generator,
         config,
         out,
@@ -59,9 +61,11 @@ def fit_generator(
         data_digest=digest(defects),
         product=product,
         resume=resume,
-        files=tuple(generator.kept.files(kept, config)) if generator.kept else (),
-        write_files=lambda out: generator.kept.write(kept, config, out) if generator.kept else {},
+        files=() if keeps is None or kept is None else tuple(keeps.files(kept, config)),
+        write_files=lambda out: {} if keeps is None else keeps.write(kept, config, out),
     )
+    if keeps is not None and not started:
+        kept = keeps.restore(out, config, read_provenance(out))
     if not (out / "split.json").exists():
         write_text(out / "split.json", json.dumps(split_json(defects), indent=2))
 
@@ -80,21 +84,6 @@ def _say_memory(generator: Generator, config: GeneratorConfig) -> None:
     must_suffice(estimate, device_memory(), generator.lowers_memory)
     with Work("", 0) as work:
         work.say(estimate.sentence())
-
-
-def _kept(
-    generator: Generator,
-    config: GeneratorConfig,
-    out: Path,
-    normal: Sequence[DefectSample],
-    defective: Sequence[DefectSample],
-) -> Any:
-    """Of the run folder where it is there already, else made of the user's files."""
-    if generator.kept is None:
-        return None
-    if (out / "config.yaml").exists():
-        return generator.kept.restore(out, config, read_provenance(out))
-    return generator.kept.make(config, normal, defective)
 
 
 def write_report(run: TrainedGenerator, found_later: Sequence[Section] = ()) -> None:

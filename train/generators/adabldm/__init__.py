@@ -9,6 +9,7 @@ from train.generators.adabldm.config import AdaBLDMConfig
 from train.generators.adabldm.frozen import KEPT, Frozen
 from train.generators.adabldm.material import prepare
 from train.generators.adabldm.memory import LOWERS_MEMORY, estimate
+from train.generators.adabldm.model import exported
 from train.generators.adabldm.networks import Trained
 from train.generators.adabldm.players import phases
 from train.generators.adabldm.sections import sections
@@ -61,4 +62,5 @@ ADABLDM = Generator(
     watch=sentences,
     sections=sections,
     painter=open_painter,
+    networks=lambda run: exported(run.weights, run.config.networks),
 )
