@@ -1,6 +1,7 @@
 """The demo as a user starts it: what it prints, what it leaves behind, and how it ends when something is wrong."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -20,6 +21,8 @@ from train.data.draw import draw_product_line
 from train.data.folder import open_dataset
 
 ROOT = Path(__file__).parents[2]
+# Compiled as for a user, where the other tests go without LLVM's optimisation (tests/conftest.py)
+AS_SHIPPED = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 COMMAND = [sys.executable, str(ROOT / "examples" / "demo.py")]
 SETTINGS = {
     "image_size": 64,
@@ -48,7 +51,9 @@ def line(tmp_path_factory) -> Path:
 
 
 def demo(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, check=False)
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, check=False, env=AS_SHIPPED
+    )
 
 
 def assert_whole(done: subprocess.CompletedProcess[str], out: Path) -> list[Result]:
