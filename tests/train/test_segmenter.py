@@ -74,7 +74,7 @@ def tiny(*settings):
     return load_config(find_config("segmenter", "tiny"), SegmenterConfig, settings)
 
 
-@pytest.mark.parametrize(("name", "steps", "size"), [("tiny", 8, 32), ("cpu", 300, 128), ("paper", 5000, 256)])
+@pytest.mark.parametrize(("name", "steps", "size"), [("tiny", 8, 32), ("cpu", 400, 128), ("paper", 5000, 256)])
 def test_its_configs(name, steps, size):
     config = load_config(find_config("segmenter", name), SegmenterConfig)
     assert (config.epochs * config.steps_per_epoch, config.image_size) == (steps, size)
