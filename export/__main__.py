@@ -143,7 +143,9 @@ def _open_painter(run: Path, engine: str, wishes: Wishes) -> Iterator[Any]:
     if engine not in KINDS:
         raise InputError(f"--engine {engine} is none of the engines. There are {', '.join(KINDS)}.")
     refuse_wishes(replace(wishes, batch=None), "an engine")
-    with closing(EnginePainter(open_generator(run), engine, batch=BATCH if wishes.batch is None else wishes.batch)) as painter:
+    with closing(
+        EnginePainter(open_generator(run), engine, batch=BATCH if wishes.batch is None else wishes.batch)
+    ) as painter:
         yield painter
 
 

@@ -30,7 +30,9 @@ Restore = Annotated[bool, typer.Option("--restore", help="The other way: the dat
 Split = Annotated[str, typer.Option("--split", help="Which side of the data to start from: train, test or all.")]
 Threshold = Annotated[float, typer.Option("--mask-threshold", help="Of the soft mask: above it a pixel is defective.")]
 Shard = Annotated[str, typer.Option("--shard", metavar="I/N", help="Only this part of N; parts make up the whole.")]
-Engine = Annotated[str, typer.Option("--engine", help="onnxruntime, openvino or tensorrt; with `python -m train` jax too.")]
+Engine = Annotated[
+    str, typer.Option("--engine", help="onnxruntime, openvino or tensorrt; with `python -m train` jax too.")
+]
 
 MANY_STEPS = "Of generators that draw in many steps (adabldm)"
 Prompt = Annotated[
