@@ -30,6 +30,7 @@ from train.durable import write_text
 from train.provenance import commit, versions
 
 RESULTS = Path(__file__).parent / "results" / "adabldm"
+CONFIG, COUNT = "cpu", 60  # of the segmenter; of a set's images, painted or pasted
 SEEDS = (0, 1, 2)
 ARMS = ("real", "copy-paste", "generated")
 FIGURES = {"pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "ap": "AP", "iap": "IAP", "iap90": "IAP90"}
@@ -45,9 +46,11 @@ class Row:
     def name(self) -> str:
         return f"{self.kind} {self.of}"
 
-    def path(self, config: str) -> Path:
-        """Of the file that keeps it; of a segmenter's row with another config than `cpu`, one of its own."""
-        other = f"-{config}" if self.kind == "segmenter" and config != "cpu" else ""
+    def path(self, config: str, count: int) -> Path:
+        """Of the file that keeps it. With another config or another number of images than usual, one of its own."""
+        uses_config = self.kind == "segmenter" and config != CONFIG
+        uses_images = " real " not in self.name and count != COUNT
+        other = f"-{config}" * uses_config + f"-with-{count}" * uses_images
         return RESULTS / f"{self.name.replace(' ', '-')}{other}.json"
 
 
@@ -69,8 +72,8 @@ def main(
         Path | None, typer.Option(help="TAEF2's weights, where a generator is to be trained.")
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where run folders and made images are kept.")] = Path("runs/adabldm"),
-    config: Annotated[str, typer.Option(help="Of the segmenter: configs/segmenter/NAME.yaml.")] = "cpu",
-    count: Annotated[int, typer.Option(help="Images painted of a set, and pasted.")] = 60,
+    config: Annotated[str, typer.Option(help="Of the segmenter: configs/segmenter/NAME.yaml.")] = CONFIG,
+    count: Annotated[int, typer.Option(help="Images painted of a set, and pasted.")] = COUNT,
     only: Annotated[str, typer.Option(help="Only rows whose name holds this text.")] = "",
     table: Annotated[bool, typer.Option("--table", help="Print the tables and run nothing.")] = False,
 ) -> None:
@@ -81,9 +84,9 @@ def main(
         runs.mkdir(parents=True, exist_ok=True)
         bench = Bench(data, runs, features, autoencoder, config, count)
         for row in ROWS:
-            if only in row.name and not row.path(config).exists():
+            if only in row.name and not row.path(config, count).exists():
                 keep(row, bench)
-    print("\n".join(as_tables(config)))
+    print("\n".join(as_tables(config, count)))
 
 
 def keep(row: Row, bench: Bench) -> None:
@@ -94,17 +97,18 @@ def keep(row: Row, bench: Bench) -> None:
     minutes = round((time.monotonic() - started) / 60, 2)
     record = {"row": row.name, **found, "minutes": minutes, "measured_at": commit(), "versions": versions()}
     RESULTS.mkdir(parents=True, exist_ok=True)
-    write_text(row.path(bench.config), json.dumps(record, indent=1) + "\n")
+    write_text(row.path(bench.config, bench.count), json.dumps(record, indent=1) + "\n")
 
 
-def as_tables(config: str = "cpu") -> list[str]:
+def as_tables(config: str = CONFIG, count: int = COUNT) -> list[str]:
     """Markdown, one table per kind of row, and what is still open by name."""
     lines: list[str] = []
     for kind, draw in (("segmenter", segmenter_table), ("distance", distance_table)):
         rows = [row for row in ROWS if row.kind == kind]
-        records = [json.loads(row.path(config).read_text()) for row in rows if row.path(config).exists()]
+        files = {row: row.path(config, count) for row in rows}
+        records = [json.loads(file.read_text()) for file in files.values() if file.exists()]
         lines += [f"### {kind}: {len(records)} of {len(rows)} rows", "", *(draw(records) if records else []), ""]
-        if missing := [row.of for row in rows if not row.path(config).exists()]:
+        if missing := [row.of for row, file in files.items() if not file.exists()]:
             lines += [f"Not run yet: {', '.join(missing)}.", ""]
     return lines
 

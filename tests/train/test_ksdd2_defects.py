@@ -92,6 +92,10 @@ def test_squares_have_their_own_labels_and_masks_and_are_read_as_a_set(ksdd2, tm
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     assert cut_squares(open_defects(ksdd2), out) == counts
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == before
+    for name in ("10002.png", "10002_GT.png"):  # its squares lie on the other side
+        (ksdd2 / "train" / name).rename(ksdd2 / "test" / name)
+    with pytest.raises(DataError, match=r"train/good/10002_\w+\.png is no square of these images\."):
+        cut_squares(open_defects(ksdd2), out)
 
 
 def test_which_rows_a_square_has():
