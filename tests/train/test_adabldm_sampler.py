@@ -78,7 +78,7 @@ def sampled(sampling: Sampling, n: int = 2, keys=KEYS, *, in_turn: bool = False)
 def by_hand(sampling: Sampling) -> np.ndarray:
     """The sheet's loop, step after step, in float64."""
     image, asked = task()
-    image, (trimap, prompt, empty) = image.astype(np.float64), (np.asarray(a, np.float64) for a in asked)
+    image, (trimap, prompt, empty) = image.astype(np.float64), (np.asarray(a, np.float64) for a in asked[:3])
     model, steps = networks(float), ddim(noise_schedule(), sampling.stages.steps)
     normal = model.autoencoder.encode(image)
     inside = (trimap == 1)[..., None]
