@@ -17,6 +17,7 @@ from train.generators.adabldm.text import ClipSpec, ClipText, LabelSpec, LabelTa
 from train.generators.adabldm.tiny_autoencoder import TinyAutoencoder
 from train.generators.adabldm.trimap import TrimapEncoder
 from train.generators.adabldm.unet import Control, Denoiser
+from train.generators.adabldm.weights import AdaBLDMWeights
 from train.networks import Array, Network
 
 
@@ -42,7 +43,7 @@ def text_tower(spec: TextSpec, labels: int, *, rngs: Draw) -> ClipText | LabelTa
     return LabelTable(spec, labels, rngs=rngs) if isinstance(spec, LabelSpec) else WordTable(spec, rngs=rngs)
 
 
-def exported(model: AdaBLDM, size: Size) -> tuple[Network, ...]:
+def exported(model: AdaBLDM | AdaBLDMWeights, size: Size) -> tuple[Network, ...]:
     """Text tower, halves of the autoencoder, trimap encoder and denoiser, each a graph of its own.
 
     Images in [-1, 1], trimaps in [0, 1]. The denoiser takes the trimap encoder's maps one by one.
