@@ -13,7 +13,6 @@ one image after the other. Writes benchmarks/results/adabldm_speed.json.
 
 import json
 import os
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +60,7 @@ def main(
     for name, make in rows(SIZE).items():
         if only not in name:
             continue
-        times = interleaved({side: make(side) for side in SIDES}, rounds, now)
+        times = interleaved({side: make(side) for side in SIDES}, rounds, now, warm_up=2)
         ratio = min(times["torch"], times["torch channels last"]) / times["ours"]
         record["rows"][name] = {**{side: round(times[side], 5) for side in SIDES}, "ratio": round(ratio, 3)}
         print(f"{name:36}" + "".join(f"{_ms(times[side]):>22}" for side in SIDES) + f"{ratio:>17.2f}x", flush=True)
@@ -93,18 +92,6 @@ def seconds_per_image(measured: dict[str, dict[str, float]], side: str) -> float
         for name in ("sampler step, batch 1", "decoder and encoder, batch 1", "adaptation, one iteration")
     )
     return STEPS * step + IMAGE_EDITS * edit + ITERATIONS * iteration
-
-
-def interleaved(sides: dict[str, Work], rounds: int, now: Callable[[], float]) -> dict[str, float]:
-    """Median seconds of each; the first two rounds warm up and are not counted."""
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for turn in range(rounds + 2):
-        for side, run in sides.items():
-            started = now()
-            run()
-            if turn > 1:
-                times[side].append(now() - started)
-    return {side: statistics.median(values) for side, values in times.items()}
 
 
 def sampler_step(size: str, n: int, side: str) -> Work:

@@ -9,8 +9,6 @@ a busy machine disturbs both alike. Writes benchmarks/results/aesc_speed.json.
 
 import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -52,7 +50,7 @@ def main(
     record = {"threads": threads, "torch": torch.__version__, "rows": {}}
     print(f"{'':28}{'torch':>12}{'channels last':>16}{'ours':>12}{'torch/ours':>12}")
     for name, sides in table.items():
-        times = _interleaved(sides, rounds)
+        times = interleaved(sides, rounds)
         ratio = times["torch"] / times["ours"]
         record["rows"][name] = {**{side: round(value, 5) for side, value in times.items()}, "ratio": round(ratio, 3)}
         print(
@@ -61,18 +59,6 @@ def main(
         )
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _interleaved(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each; the first round warms up and is not counted."""
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for turn in range(rounds + 1):
-        for side, run in sides.items():
-            started = time.perf_counter()
-            run()
-            if turn:
-                times[side].append(time.perf_counter() - started)
-    return {side: statistics.median(values) for side, values in times.items()}
 
 
 def _ms(seconds: float) -> str:

@@ -165,15 +165,14 @@ class Programs:
     def search(self, weights: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores and what was found, in batches of one size."""
         from train.blocks.pixels import to_signed
+        from train.chunks import in_chunks
 
-        scores, drawn = [], []
-        for start in range(0, len(images), SCORED_AT_ONCE):
-            some = images[start : start + SCORED_AT_ONCE]
-            filled = np.concatenate([some, np.repeat(some[-1:], SCORED_AT_ONCE - len(some), axis=0)])
-            found = self._search(weights, to_signed(filled, self._config.channels))
-            scores.append(np.asarray(found.loss)[: len(some)])
-            drawn.append(np.asarray(found.drawn)[: len(some)])
-        return np.concatenate(scores), np.concatenate(drawn)
+        def loss_and_drawn(some: np.ndarray) -> tuple[Any, Any]:
+            found = self._search(weights, to_signed(some, self._config.channels))
+            return found.loss, found.drawn
+
+        scores, drawn = in_chunks(loss_and_drawn, images, SCORED_AT_ONCE)
+        return scores, drawn
 
 
 def draw(images: np.ndarray, drawn: np.ndarray, labels: np.ndarray) -> None:

@@ -13,7 +13,6 @@ Writes benchmarks/results/anogan_speed.json.
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -82,18 +81,6 @@ def main(
         record["peak_resident_mb"] = {str(batch): peak_memory("seed", batch) for batch in MEMORY_BATCHES}
         print(record["peak_resident_mb"])
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def interleaved(sides: dict[str, Side], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Median seconds of each; the first round warms up and is not counted."""
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for turn in range(rounds + 1):
-        for side, run in sides.items():
-            started = clock()
-            run()
-            if turn:
-                times[side].append(clock() - started)
-    return {side: statistics.median(values) for side, values in times.items()}
 
 
 def peak_memory(network: str, batch: int) -> int:

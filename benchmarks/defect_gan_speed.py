@@ -10,7 +10,6 @@ benchmarks/results/defect_gan_speed.json.
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -82,7 +81,7 @@ def _times(resolved: Any, config: str, rounds: int, now: Callable[[], float]) ->
     }
     print(f"{'':28}{'torch':>12}{'channels last':>16}{'ours':>12}{'best torch/ours':>18}")
     for name, sides in table.items():
-        times = _interleaved(sides, rounds, now)
+        times = interleaved(sides, rounds, now, warm_up=2)
         ratio = min(times["torch"], times["torch channels last"]) / times["ours"]
         record["rows"][name] = {**{side: round(value, 5) for side, value in times.items()}, "ratio": round(ratio, 3)}
         if name.startswith("drawing"):
@@ -106,18 +105,6 @@ def _config(name: str, batch: int | None = None):
 
     settings = [f"categories={list(CATEGORIES)}", "exclusive=true", *([f"batch_size={batch}"] if batch else [])]
     return load_config(find_config("defect_gan", name), find_generator("defect_gan").schema, settings)
-
-
-def _interleaved(sides: dict[str, Callable[[], object]], rounds: int, now: Callable[[], float]) -> dict[str, float]:
-    """Median seconds of each; the first two rounds warm up and are not counted."""
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for turn in range(rounds + 2):
-        for side, run in sides.items():
-            started = now()
-            run()
-            if turn > 1:
-                times[side].append(now() - started)
-    return {side: statistics.median(values) for side, values in times.items()}
 
 
 def _ms(seconds: float) -> str:

@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Int, UInt8
 
 from edge_agent.preprocess import Preprocessing
+from train.chunks import chunks
 from train.config import RunConfig
 from train.data.batches import MEGABYTE, fits, load_images, resident_batches, streamed_batches
 from train.data.folder import Sample
@@ -173,14 +174,10 @@ def _slices(
     for first in range(0, n_images, images_at_once):
         images = load(first, min(first + images_at_once, n_images))
         cut = np.stack([parts.one(image, number) for image in images for number in range(len(parts))])
-        for start in range(0, len(cut), at_once):
-            some = cut[start : start + at_once]
-            if encode is None:
-                yield some
-                continue
-            missing = at_once - len(some)  # filled up, so that one program serves all
-            filled = np.concatenate([some, np.repeat(some[-1:], missing, axis=0)])
-            yield jax.tree.map(lambda x, n=len(some): np.asarray(x)[:n], encode(frozen, filled))
+        if encode is None:
+            yield from (cut[start : start + at_once] for start in range(0, len(cut), at_once))
+        else:
+            yield from chunks(partial(encode, frozen), cut, at_once)
 
 
 def _encode(encode: Any, config: RunConfig, module: Any, images: Array) -> Any:

@@ -3,16 +3,17 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from train.checkpoint import Checkpoints
+from train.chunks import in_chunks
 from train.classifier.config import ClassifierConfig
 from train.classifier.data import ClassifierData, Labelled, load_data, resolved
 from train.classifier.system import CLASSIFIER, is_right, logits
@@ -137,7 +138,7 @@ def _judged(config: ClassifierConfig, data: ClassifierData, out: Path) -> Result
         assert best is not None  # training has ended
         state, _ = checkpoints.restore(best, state)
         validation = checkpoints.metrics(best)[CLASSIFIER.monitor]
-    found = _all_logits(evaluated(graph, state), data.test.image)
+    found = in_chunks(partial(jax.jit(logits), evaluated(graph, state)), data.test.image, JUDGED_AT_ONCE)
     right = np.asarray(is_right(jnp.asarray(found), jnp.asarray(data.test.labels), config)) > 0
     kinds = [_kind(row, config) for row in data.test.labels]
     by_kind = {kind: float(right[[k == kind for k in kinds]].mean()) for kind in sorted(set(kinds))}
@@ -153,21 +154,6 @@ def _judged(config: ClassifierConfig, data: ClassifierData, out: Path) -> Result
         best_step=best,
         validation_accuracy=validation,
     )
-
-
-def _all_logits(model: Any, images: UInt8[np.ndarray, "n s s 3"]) -> Float[np.ndarray, "n k"]:
-    graph, weights = nnx.split(model)
-
-    @jax.jit
-    def run(weights: nnx.State, some: Array) -> Array:
-        return logits(nnx.merge(graph, weights), some)
-
-    found = []
-    for start in range(0, len(images), JUDGED_AT_ONCE):
-        some = images[start : start + JUDGED_AT_ONCE]
-        filled = np.concatenate([some, np.repeat(some[-1:], JUDGED_AT_ONCE - len(some), axis=0)])
-        found.append(np.asarray(run(weights, jnp.asarray(filled)))[: len(some)])
-    return np.concatenate(found)
 
 
 def _kind(labels: Float[np.ndarray, " k"], config: ClassifierConfig) -> str:

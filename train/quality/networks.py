@@ -23,6 +23,7 @@ from train.backbones.inception import INCEPTION_V3_FID, INCEPTIONS, inception_of
 from train.backbones.pretrained import features, find_weights, identified, load_pretrained, random_weights
 from train.backbones.registry import BACKBONES
 from train.backbones.weight_file import WeightFile, open_weights
+from train.chunks import in_chunks
 from train.config import ConfigError
 
 AT_ONCE = 16  # images
@@ -69,12 +70,8 @@ class FeatureNetwork:
         return self._all(self._maps, images)
 
     def _all(self, run: Callable[[Any, Array], tuple[Array, ...]], images: np.ndarray) -> tuple[np.ndarray, ...]:
-        found, at_once = [], min(AT_ONCE, len(images))
-        for start in range(0, len(images), at_once):
-            some = images[start : start + at_once]
-            filled = np.concatenate([some, np.repeat(some[-1:], at_once - len(some), axis=0)])  # one program serves all
-            found.append([np.asarray(x)[: len(some)] for x in run(self.module, jnp.asarray(filled))])
-        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+        found: tuple[np.ndarray, ...] = in_chunks(partial(run, self.module), images, min(AT_ONCE, len(images)))
+        return found
 
     @cached_property
     def _pooled(self) -> Callable[[Any, Array], tuple[Array, ...]]:

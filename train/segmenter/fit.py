@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from train.backbones.errors import WeightsError
 from train.backbones.pretrained import find_weights, load_pretrained, random_weights
 from train.backbones.registry import find_backbone
 from train.checkpoint import Checkpoints
+from train.chunks import in_chunks
 from train.config import ConfigError
 from train.data.batches import sample_order
 from train.data.defect_set import DefectSet
@@ -167,16 +169,6 @@ def _judged(config: SegmenterConfig, data: SegmenterData, out: Path) -> Result:
 
 
 def all_logits(model: Segmenter, images: UInt8[np.ndarray, "n s s 3"]) -> Float[np.ndarray, "n s s"]:
-    """Of every pixel; one compiled program. They rank as scores do, and don't all become 1 where they are large."""
-    graph, weights = nnx.split(model)
-
-    @jax.jit
-    def run(weights: nnx.State, some: Array) -> Array:
-        return logits(nnx.merge(graph, weights), some)
-
-    found = []
-    for start in range(0, len(images), JUDGED_AT_ONCE):
-        some = images[start : start + JUDGED_AT_ONCE]
-        filled = np.concatenate([some, np.repeat(some[-1:], JUDGED_AT_ONCE - len(some), axis=0)])
-        found.append(np.asarray(run(weights, jnp.asarray(filled)))[: len(some)])
-    return np.concatenate(found)
+    """Of every pixel. They rank as scores do, and don't all become 1 where they are large."""
+    maps: np.ndarray = in_chunks(partial(jax.jit(logits), model), images, JUDGED_AT_ONCE)
+    return maps

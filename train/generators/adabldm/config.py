@@ -30,6 +30,8 @@ class AdaBLDMConfig(GeneratorConfig, frozen=True):
     autoencoder_weights: Path | None = Field(None, exclude=True)  # of the autoencoder, before those of `weights`
     merges: Path | None = Field(None, exclude=True)  # of CLIP's tokenizer; of `clip` only
 
+    standardise_latents: bool = False  # shifted and scaled to mean 0 and deviation 1; TAEF2 has no scale of its own
+
     object: str = ""  # what the part is called in prompts; "": as the product is
     prompt: str = "{object}, a {object} with a {defect}"
     normal_prompt: str = "{object}, a {object}"

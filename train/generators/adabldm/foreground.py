@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from train.backbones.backbone import Backbone
 from train.backbones.pretrained import features
+from train.chunks import chunks
 from train.data.samples import DataError
 from train.progress import Work
 
@@ -100,11 +101,10 @@ def fit_foreground(
     fitted = images[np.sort(_drawn(len(images), FITTED, np.random.default_rng(seed)))]
     with Work("looking for the part", len(fitted) + len(images)) as work:
 
-        def all_of(function: Callable[[Array], Array], images: UInt8[np.ndarray, "_n s s 3"]) -> np.ndarray:
+        def all_of(function: Callable[[np.ndarray], Array], images: UInt8[np.ndarray, "_n s s 3"]) -> np.ndarray:
             results = []
-            for first in range(0, len(images), AT_ONCE):
-                some = images[first : first + AT_ONCE]
-                results.append(np.asarray(function(jnp.asarray(_filled(some))))[: len(some)])
+            for some in chunks(function, images, AT_ONCE):
+                results.append(some)
                 work.done(len(some))
             return np.concatenate(results)
 
@@ -229,8 +229,3 @@ def _ring(height: int, width: int) -> Bool[np.ndarray, "h w"]:
 
 def _drawn(count: int, most: int, random: np.random.Generator) -> np.ndarray:
     return random.permutation(count)[:most]
-
-
-def _filled(batch: UInt8[np.ndarray, "_m s s 3"]) -> UInt8[np.ndarray, "_n s s 3"]:
-    """Of AT_ONCE images, so that one program serves all."""
-    return np.concatenate([batch, np.repeat(batch[-1:], AT_ONCE - len(batch), axis=0)])

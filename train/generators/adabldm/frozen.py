@@ -31,6 +31,7 @@ from train.generators.adabldm import unet_layouts
 from train.generators.adabldm.config import AdaBLDMConfig
 from train.generators.adabldm.foreground import Discriminant, fit_foreground
 from train.generators.adabldm.imports import Sources, autoencoder_of, empty_autoencoder, find_sources, text_of
+from train.generators.adabldm.latents import StandardisedAutoencoder, standardised
 from train.generators.adabldm.prompts import reader_of
 from train.generators.adabldm.published import load
 from train.generators.adabldm.text import ClipSpec, ClipText
@@ -69,10 +70,12 @@ def make(config: AdaBLDMConfig, normal: Sequence[DefectSample], defective: Seque
     sources = _sources(config)
     text = text_of(config.networks, sources) if isinstance(config.networks.text, ClipSpec) else None
     autoencoder = _autoencoder(config, sources)
+    images = load_images([sample.path for sample in normal], preprocessing_of(config))
+    if config.standardise_latents:
+        autoencoder = standardised(autoencoder, images, config.seed)
     backbone = _backbone(config)
     discriminant = None
     if (seen := config.seen) is not None and backbone is not None:
-        images = load_images([sample.path for sample in normal], preprocessing_of(config))
         names = [shown(sample.path) for sample in normal]
         discriminant, _ = fit_foreground(seen, backbone, images, names, config.seed)
     if sources.denoiser is not None:
@@ -113,7 +116,7 @@ def read(folder: Path, config: AdaBLDMConfig) -> Frozen:
     with np.load(folder / DEFECTS, allow_pickle=False) as masks:
         of_category = {name: masks[f"category_{number}"] for number, name in enumerate(config.categories)}
     merges = folder / MERGES if (folder / MERGES).exists() else None
-    autoencoder = _filled(empty_autoencoder(size), arrays, "autoencoder")
+    autoencoder = _filled(_empty_autoencoder(config), arrays, "autoencoder")
     return Frozen(autoencoder, text, backbone, discriminant, of_category, merges, STARTED_FROM_FILE in arrays)
 
 
@@ -185,6 +188,14 @@ def _autoencoder(config: AdaBLDMConfig, sources: Sources) -> Any:
     return autoencoder_of(size, sources)
 
 
+def _empty_autoencoder(config: AdaBLDMConfig) -> Any:
+    autoencoder = empty_autoencoder(config.networks)
+    if not config.standardise_latents:
+        return autoencoder
+    numbers = np.zeros(config.networks.autoencoder.latent_channels, np.float32)
+    return StandardisedAutoencoder(autoencoder, numbers, numbers)
+
+
 def _backbone(config: AdaBLDMConfig) -> nnx.Module | None:
     if (seen := config.seen) is None:
         return None
@@ -229,7 +240,7 @@ def _filled(network: M, arrays: Mapping[str, np.ndarray], name: str) -> M:
 def frozen_count(config: AdaBLDMConfig) -> int:
     """Numbers in all networks that are kept; nothing is drawn."""
     size, seen = config.networks, config.seen
-    modules: list[Any] = [empty_autoencoder(size)]
+    modules: list[Any] = [_empty_autoencoder(config)]
     modules += [ClipText(size.text, rngs=None)] if isinstance(size.text, ClipSpec) else []
     modules += [abstract(seen.backbone, seen.input_side)] if seen else []
     return sum(leaf.size for leaf in jax.tree.leaves(modules))

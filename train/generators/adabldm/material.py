@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from train.blocks.pixels import to_signed
+from train.chunks import in_chunks
 from train.data.batches import load_images, resident_batches
 from train.data.defects import DefectSample
 from train.data.samples import shown
@@ -21,6 +22,7 @@ from train.epochs import Material
 from train.generators.adabldm.config import AdaBLDMConfig
 from train.generators.adabldm.foreground import check_shares, foregrounds, whole
 from train.generators.adabldm.frozen import Frozen, published_denoiser
+from train.generators.adabldm.latents import AT_ONCE, encoded
 from train.generators.adabldm.networks import Trained, Words
 from train.generators.adabldm.pairs import Sources, make_pairs
 from train.generators.adabldm.picture import sheet
@@ -32,7 +34,6 @@ from train.run import preprocessing_of
 
 ORDER_OF_DEFECTIVE = 7  # added to the run's seed, so that the two orders differ
 EXAMPLES, UNSEEN = 11, 12  # streams folded into the run's seed: of training, of what is held out
-AT_ONCE = 8  # images encoded
 EMPTY, NORMAL, FIRST_CATEGORY = 0, 1, 2  # numbers of prompts
 
 
@@ -62,19 +63,18 @@ def prepare(
     with Work("reading images", len(normal) + len(defective) + len(held_out)) as work:
         load_all = partial(load_images, preprocessing=preprocessing, on_image=work.done)
         images, defects, unseen = (load_all([s.path for s in samples]) for samples in (normal, defective, held_out))
-    encode = partial(_encoded, kept.autoencoder)
     of_images = partial(Resident, words=jnp.asarray(words_of(config, kept)), autoencoder=kept.autoencoder)
     of_defects = {
         "defective": jnp.asarray(defects),
         "mask": jnp.asarray(_masks(kept, defective) > 0),
-        "defective_latent": encode(defects),
+        "defective_latent": jnp.asarray(encoded(kept.autoencoder, defects)),
         "prompt": jnp.asarray([FIRST_CATEGORY + config.categories.index(s.categories[0]) for s in defective]),
     }
     resident, resident_unseen = (
         of_images(
             normal=jnp.asarray(some),
             foreground=jnp.asarray(_foreground(config, kept, some, samples)),
-            normal_latent=encode(some),
+            normal_latent=jnp.asarray(encoded(kept.autoencoder, some)),
             **of_defects,
         )
         for some, samples in ((images, normal), (unseen, held_out))
@@ -158,21 +158,6 @@ def _compiled_text(text: Any, ids: Int[Array, "n t"]) -> Float[Array, "n t c"]:
     return context
 
 
-def _encoded(autoencoder: Any, images: UInt8[np.ndarray, "n s s 3"]) -> Float[Array, "n h w z"]:
-    encode, latents = _compiled_encode, []
-    for first in range(0, len(images), AT_ONCE):
-        some = images[first : first + AT_ONCE]
-        full = np.concatenate([some, np.repeat(some[-1:], AT_ONCE - len(some), axis=0)])
-        latents.append(np.asarray(encode(autoencoder, full))[: len(some)])
-    return jnp.asarray(np.concatenate(latents))
-
-
-@jax.jit
-def _compiled_encode(autoencoder: Any, images: UInt8[Array, "n s s 3"]) -> Float[Array, "n h w z"]:
-    latent: Array = autoencoder.encode(to_signed(images, 3))
-    return latent
-
-
 def _masks(kept: Frozen, defective: Sequence[DefectSample]) -> UInt8[np.ndarray, "m s s"]:
     """In the order of the samples."""
     of_category = {name: iter(masks) for name, masks in kept.masks.items()}
@@ -184,12 +169,8 @@ def _foreground(
 ) -> Bool[np.ndarray, "n s s"]:
     if (seen := config.seen) is None:
         return whole(images)
-    find, found = jax.jit(partial(foregrounds, seen)), []
-    for first in range(0, len(images), AT_ONCE):
-        some = images[first : first + AT_ONCE]
-        full = np.concatenate([some, np.repeat(some[-1:], AT_ONCE - len(some), axis=0)])
-        found.append(np.asarray(find(kept.backbone, kept.discriminant, full))[: len(some)])
-    masks = np.concatenate(found)
+    find = partial(jax.jit(partial(foregrounds, seen)), kept.backbone, kept.discriminant)
+    masks: np.ndarray = in_chunks(find, images, AT_ONCE)
     check_shares(masks, [shown(sample.path) for sample in samples])
     return masks
 
