@@ -15,9 +15,7 @@ whose file is there is not run again, and none is taken out because it came out 
 """
 
 import json
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,33 +23,13 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from adabldm_worth import SETS, Bench, distance, segmenter
-
-from train.durable import write_text
-from train.provenance import commit, versions
+from kept_row import Row, keep
 
 RESULTS = Path(__file__).parent / "results" / "adabldm"
 CONFIG, COUNT = "cpu", 60  # of the segmenter; of a set's images, painted or pasted
 SEEDS = (0, 1, 2)
 ARMS = ("real", "copy-paste", "generated")
 FIGURES = {"pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "ap": "AP", "iap": "IAP", "iap90": "IAP90"}
-
-
-@dataclass(frozen=True)
-class Row:
-    kind: str
-    of: str
-    measure: Callable[[Bench], dict[str, Any]]
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind} {self.of}"
-
-    def path(self, config: str, count: int) -> Path:
-        """Of the file that keeps it. With another config or another number of images than usual, one of its own."""
-        uses_config = self.kind == "segmenter" and config != CONFIG
-        uses_images = " real " not in self.name and count != COUNT
-        other = f"-{config}" * uses_config + f"-with-{count}" * uses_images
-        return RESULTS / f"{self.name.replace(' ', '-')}{other}.json"
 
 
 ROWS = (
@@ -84,20 +62,17 @@ def main(
         runs.mkdir(parents=True, exist_ok=True)
         bench = Bench(data, runs, features, autoencoder, config, count)
         for row in ROWS:
-            if only in row.name and not row.path(config, count).exists():
-                keep(row, bench)
+            if only in row.name and not (path := path_of(row, config, count)).exists():
+                keep(row, bench, path)
     print("\n".join(as_tables(config, count)))
 
 
-def keep(row: Row, bench: Bench) -> None:
-    """Measure a row and write its file."""
-    started = time.monotonic()
-    print(row.name, flush=True)
-    found = row.measure(bench)
-    minutes = round((time.monotonic() - started) / 60, 2)
-    record = {"row": row.name, **found, "minutes": minutes, "measured_at": commit(), "versions": versions()}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    write_text(row.path(bench.config, bench.count), json.dumps(record, indent=1) + "\n")
+def path_of(row: Row, config: str, count: int) -> Path:
+    """The file that keeps it. With another config or another number of images than usual, one of its own."""
+    uses_config = row.kind == "segmenter" and config != CONFIG
+    uses_images = " real " not in row.name and count != COUNT
+    other = f"-{config}" * uses_config + f"-with-{count}" * uses_images
+    return RESULTS / f"{row.name.replace(' ', '-')}{other}.json"
 
 
 def as_tables(config: str = CONFIG, count: int = COUNT) -> list[str]:
@@ -105,7 +80,7 @@ def as_tables(config: str = CONFIG, count: int = COUNT) -> list[str]:
     lines: list[str] = []
     for kind, draw in (("segmenter", segmenter_table), ("distance", distance_table)):
         rows = [row for row in ROWS if row.kind == kind]
-        files = {row: row.path(config, count) for row in rows}
+        files = {row: path_of(row, config, count) for row in rows}
         records = [json.loads(file.read_text()) for file in files.values() if file.exists()]
         lines += [f"### {kind}: {len(records)} of {len(rows)} rows", "", *(draw(records) if records else []), ""]
         if missing := [row.of for row, file in files.items() if not file.exists()]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from interleaved import interleaved
 
 RESULTS = Path(__file__).parent / "results" / "adabldm_speed.json"
 SIZE = "small"

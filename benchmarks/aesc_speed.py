@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from interleaved import interleaved
 
 RESULTS = Path(__file__).parent / "results" / "aesc_speed.json"
 SIZE = 256

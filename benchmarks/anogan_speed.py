@@ -23,6 +23,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from interleaved import interleaved
 
 RESULTS = Path(__file__).parent / "results" / "anogan_speed.json"
 STEPS = 500  # of a search

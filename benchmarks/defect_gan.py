@@ -15,9 +15,7 @@ it had, and are measured again by a later call without.
 """
 
 import json
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,9 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from defect_gan_worth import Bench, ablation, aesc, classifier, distance, selection, training
-
-from train.durable import write_text
-from train.provenance import commit, versions
+from kept_row import Row, keep
 
 RESULTS = Path(__file__).parent / "results" / "defect_gan"
 SETS = ("leather_classes", "magnetic_tile")
@@ -39,19 +35,9 @@ ARMS = ("real", "drawn", "drawn, source reversed")
 CORRUPTIONS = ("stain", "drawn", "both")
 
 
-@dataclass(frozen=True)
-class Row:
-    kind: str
-    of: str
-    measure: Callable[[Bench], dict[str, Any]]
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind} {self.of}"
-
-    @property
-    def path(self) -> Path:
-        return RESULTS / f"{self.name.replace(', ', '-').replace(' ', '-')}.json"
+def path_of(row: Row) -> Path:
+    """The file that keeps it."""
+    return RESULTS / f"{row.name.replace(', ', '-').replace(' ', '-')}.json"
 
 
 ROWS = (
@@ -114,18 +100,12 @@ def main(
 
 def kept(row: Row, bench: Bench) -> dict[str, Any]:
     """What the row's file holds; measured first if there is none, or if it is of a generator that was in training."""
-    if row.path.exists():
-        record = json.loads(row.path.read_text())
+    path = path_of(row)
+    if path.exists():
+        record: dict[str, Any] = json.loads(path.read_text())
         if bench.as_it_is or not of_unfinished(record):
             return record
-    started = time.monotonic()
-    print(row.name, flush=True)
-    found = row.measure(bench)
-    minutes = round((time.monotonic() - started) / 60, 2)
-    record = {"row": row.name, **found, "minutes": minutes, "measured_at": commit(), "versions": versions()}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    write_text(row.path, json.dumps(record, indent=1) + "\n")
-    return record
+    return keep(row, bench, path)
 
 
 def of_unfinished(record: dict[str, Any]) -> bool:
@@ -146,7 +126,7 @@ def as_tables() -> list[str]:
         ("selection", selection_table),
     ):
         rows = [row for row in ROWS if row.kind == kind]
-        records = [json.loads(row.path.read_text()) for row in rows if row.path.exists()]
+        records = [json.loads(path.read_text()) for path in map(path_of, rows) if path.exists()]
         lines += [f"### {kind}: {len(records)} of {len(rows)} rows", "", *(draw(records) if records else []), ""]
     return lines
 

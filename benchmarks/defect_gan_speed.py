@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from interleaved import interleaved
 
 RESULTS = Path(__file__).parent / "results" / "defect_gan_speed.json"
 CATEGORIES = ("a", "b", "c", "d", "e")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from checkpointed import last_state
+from drawn_parts import draw_parts
 
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, dump_config, load_config
@@ -36,35 +37,13 @@ PRODUCT = "grey_part"
 
 def tiny(*overrides: str):
     some = [f"epochs={EPOCHS}", f"domain_epochs={EPOCHS - 1}", f"steps_per_epoch={STEPS}", "average_decay=0.8"]
-    return load_config(TINY, ADABLDM.schema, [*some, "learning_rate=0.003", *overrides])
-
-
-def draw_parts(folder: Path) -> Path:
-    """Grey parts with a bright spot or a dark line, and masks of them, as MVTec AD lies."""
-    rng = np.random.default_rng(0)
-    for name, count in (("train/good", 8), ("test/good", 2), ("test/bright_spot", 4), ("test/line", 4)):
-        for number in range(count):
-            image = rng.integers(90, 130, (32, 32, 3), np.uint8)
-            mask = np.zeros((32, 32), np.uint8)
-            x, y = rng.integers(4, 24, 2)
-            if name == "test/bright_spot":
-                mask[y : y + 6, x : x + 6] = 255
-                image[mask > 0] = 250
-            elif name == "test/line":
-                mask[4:28, x : x + 2] = 255
-                image[mask > 0] = 5
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(folder / name / f"{number:03}.png"), image)
-            if mask.any():
-                of_masks = folder / name.replace("test", "ground_truth")
-                of_masks.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(of_masks / f"{number:03}_mask.png"), mask)
-    return folder
+    return load_config(TINY, ADABLDM.schema, [*some, "learning_rate=0.003", "standardise_latents=true", *overrides])
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> Path:
-    return draw_parts(tmp_path_factory.mktemp("drawn") / "parts")
+    folder = tmp_path_factory.mktemp("drawn") / "parts"
+    return draw_parts(folder, 32, 8, {"good": 2, "bright_spot": 4, "line": 4}, spot=6, line=2)
 
 
 class Killed(BaseException):

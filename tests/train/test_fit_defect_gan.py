@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from checkpointed import last_state
+from drawn_parts import draw_parts
 
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, config_digest, dump_config, load_config
@@ -33,32 +34,10 @@ def tiny(*overrides: str):
     return load_config(TINY, DEFECT_GAN.schema, ["residual_blocks=0", "critic_steps=1", *overrides])
 
 
-def draw_parts(folder: Path) -> Path:
-    """Grey parts with a bright spot or a dark line, and masks of them, as MVTec AD lies."""
-    rng = np.random.default_rng(0)
-    for name, count in (("train/good", 10), ("test/good", 2), ("test/spot", 6), ("test/line", 6)):
-        for number in range(count):
-            image = rng.integers(90, 130, (16, 16, 3), np.uint8)
-            mask = np.zeros((16, 16), np.uint8)
-            x, y = rng.integers(2, 12, 2)
-            if name == "test/spot":
-                mask[y : y + 3, x : x + 3] = 255
-                image[mask > 0] = 250
-            elif name == "test/line":
-                mask[:, x] = 255
-                image[mask > 0] = 5
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(folder / name / f"{number:03}.png"), image)
-            if mask.any():
-                of_masks = folder / name.replace("test", "ground_truth")
-                of_masks.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(of_masks / f"{number:03}_mask.png"), mask)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> Path:
-    return draw_parts(tmp_path_factory.mktemp("drawn") / "parts")
+    folder = tmp_path_factory.mktemp("drawn") / "parts"
+    return draw_parts(folder, 16, 10, {"good": 2, "spot": 6, "line": 6}, spot=3, line=1)
 
 
 @pytest.fixture(scope="module")
