@@ -17,6 +17,7 @@ from defect_gan_worth import shortened
 
 from train.config import config_digest, find_config, load_config
 from train.data.batches import load_images
+from train.data.defect_mask import load_defect_mask
 from train.data.defect_split import SPLIT_FILE
 from train.data.defects import DefectSample, DefectSet, open_defects, split_json
 from train.data.folder import open_dataset
@@ -25,7 +26,6 @@ from train.durable import write_text
 from train.generators.adabldm.pairs import Sources, make_pairs
 from train.generators.adabldm.trimap import DEFECT
 from train.generators.adabldm.weights import foreground_of
-from train.generators.defect_gan.material import region_of
 from train.generators.fit import fit_generator
 from train.generators.registry import find_generator
 from train.generators.run import TrainedGenerator, open_generator
@@ -132,7 +132,7 @@ def paste(run: TrainedGenerator, defects: DefectSet, count: int, out: Path) -> N
 
 def _mask(sample: DefectSample, run: TrainedGenerator) -> np.ndarray:
     assert sample.mask is not None
-    return region_of(sample.mask, run.preprocessing)
+    return load_defect_mask(sample.mask, run.preprocessing)
 
 
 def about_run(folder: Path) -> dict[str, Any]:

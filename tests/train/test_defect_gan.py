@@ -11,9 +11,10 @@ import pytest
 from flax import nnx
 
 from train.config import ConfigError, find_config, load_config
+from train.data.defect_mask import load_defect_mask
 from train.generators.defect_gan.config import DefectGANConfig
 from train.generators.defect_gan.loss import classification, gradient_penalty, mask_cycle, mask_size, risen
-from train.generators.defect_gan.material import pairs_of_indices, region_of
+from train.generators.defect_gan.material import pairs_of_indices
 from train.generators.defect_gan.model import DefectGAN, Generator, Layer
 from train.generators.defect_gan.players import Pairs, cycles_of, draw_noise
 from train.generators.defect_gan.sample import paint
@@ -172,7 +173,7 @@ def test_pairs_go_through_both_sides_and_a_thin_mask_stays(tmp_path):
     line = np.zeros((64, 64), np.uint8)
     line[:, 33] = 255
     cv2.imwrite(str(tmp_path / "line.png"), line)
-    assert region_of(tmp_path / "line.png", preprocessing_of(config)).any(axis=1).all()
+    assert load_defect_mask(tmp_path / "line.png", preprocessing_of(config)).any(axis=1).all()
 
 
 def test_settings_that_do_not_fit_are_a_sentence():

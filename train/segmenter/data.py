@@ -14,11 +14,11 @@ from jaxtyping import UInt8
 
 from edge_agent.preprocess import ImageError
 from train.data.batches import load_images
+from train.data.defect_mask import load_defect_mask
 from train.data.defect_set import DefectSample, DefectSet, digest
 from train.data.defect_split import SPLIT_FILE, read_split
 from train.data.folder import open_dataset
 from train.data.samples import DataError, Sample, file_digest, shown
-from train.generators.defect_gan.material import region_of
 from train.progress import Work
 from train.run import preprocessing_of
 from train.segmenter.config import SegmenterConfig
@@ -128,6 +128,6 @@ def _mask(sample: DefectSample | Sample, config: SegmenterConfig) -> UInt8[np.nd
             "leave the image out."
         )
     try:
-        return region_of(sample.mask, preprocessing_of(config)).astype(np.uint8)
+        return load_defect_mask(sample.mask, preprocessing_of(config)).astype(np.uint8)
     except ImageError as error:
         raise DataError(str(error)) from None

@@ -151,7 +151,7 @@ def _all_at_once(
 
 
 class InTurn:
-    """The same for a CPU: image after image, a compiled iteration after the other (README: "On a CPU").
+    """The same for a CPU: image after image, a compiled iteration after the other (README: "Speed").
 
     Keep it: what it compiles serves all images of one size.
     """

@@ -24,6 +24,7 @@ from train.backbones.matching import filled
 from train.backbones.pretrained import find_weights, load_pretrained, random_weights
 from train.config import ConfigError
 from train.data.batches import load_images
+from train.data.defect_mask import load_defect_mask
 from train.data.defects import DefectSample
 from train.data.samples import DataError, shown
 from train.durable import write_file
@@ -37,7 +38,6 @@ from train.generators.adabldm.published import load
 from train.generators.adabldm.text import ClipSpec, ClipText
 from train.generators.adabldm.tokenizer import PromptError
 from train.generators.adabldm.unet import Denoiser
-from train.generators.defect_gan.material import region_of
 from train.generators.kept import Kept
 from train.restore import RunError
 from train.run import preprocessing_of
@@ -146,7 +146,7 @@ def masks_by_category(
                 f"{shown(sample.path)} shows {' and '.join(sample.categories)}, and its mask does not say which is "
                 "where. AdaBLDM learns from images of one category: leave it out."
             )
-        region = region_of(sample.mask, preprocessing)
+        region = load_defect_mask(sample.mask, preprocessing)
         if not region.any():
             raise DataError(f"{shown(sample.mask)} is empty, so there is no defect to learn. Draw it, or leave it out.")
         found[sample.categories[0]].append(region.astype(np.uint8))

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import cv2
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt8
 
-from edge_agent.preprocess import Preprocessing, prepare_mask, read_mask
+from edge_agent.preprocess import Preprocessing
 from train.data.batches import load_images, resident_batches
+from train.data.defect_mask import load_defect_mask
 from train.data.defects import DefectSample
 from train.epochs import Material
 from train.generators.defect_gan.config import DefectGANConfig
@@ -85,16 +84,7 @@ def masks_of(samples: Sequence[DefectSample], preprocessing: Preprocessing) -> U
     masks = np.full((len(samples), preprocessing.height, preprocessing.width), 255, np.uint8)
     for mask, sample in zip(masks, samples, strict=True):
         if sample.mask is not None:
-            region = region_of(sample.mask, preprocessing)
+            region = load_defect_mask(sample.mask, preprocessing)
             if region.any():
                 mask[:] = np.where(region, 255, 0)
     return masks
-
-
-def region_of(path: Path, preprocessing: Preprocessing) -> np.ndarray:
-    """bool at model size; what is thinner than a pixel there is as wide as one."""
-    mask = read_mask(path)
-    h, w = mask.shape if preprocessing.crop is None else (preprocessing.crop[3], preprocessing.crop[2])
-    reach = max(h // preprocessing.height, 1), max(w // preprocessing.width, 1)
-    thick = cv2.dilate(mask.astype(np.uint8), np.ones(reach, np.uint8)) > 0
-    return prepare_mask(thick, preprocessing)
