@@ -1,22 +1,26 @@
 """The segmenter that measures what images with masks are worth: its losses, what it is fed, and a training."""
 
 import json
+import subprocess
+import sys
+import time
 
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkpointed import last_state
 from flax import nnx
 
 from train.backbones.layers import Frozen
-from train.config import ConfigError, find_config, load_config
+from train.config import ConfigError, dump_config, find_config, load_config
 from train.data.defects import open_defects, split_json
 from train.data.samples import DataError
 from train.metrics.auroc import rank
 from train.metrics.iap import instance_precision
 from train.restore import RunError
-from train.segmenter import SegmenterConfig
+from train.segmenter import SEGMENTER, SegmenterConfig
 from train.segmenter.data import check_leak, load_data, split_normal
 from train.segmenter.figures import figures_by_category, figures_of
 from train.segmenter.fit import fit_segmenter, mixed_batches
@@ -96,6 +100,38 @@ def test_a_training_learns_goes_on_and_is_judged_on_held_out_defects_alone(tmp_p
     assert again == result
     with pytest.raises(RunError, match="was started on other images"):
         fit_segmenter(config, defects, tmp_path / "run", resume=True)
+
+
+FIT = """
+from pathlib import Path
+import sys
+from train.config import load_config
+from train.data.defects import open_defects
+from train.segmenter import SegmenterConfig
+from train.segmenter.fit import fit_segmenter
+
+settings, product, out = map(Path, sys.argv[1:])
+fit_segmenter(load_config(settings, SegmenterConfig), open_defects(product, defects_per_type=3), out)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, product, defects):
+    """SIGKILL while the first checkpoint is written or just after."""
+    config, out, settings = tiny("epochs=4", "steps_per_epoch=10"), tmp_path / "killed", tmp_path / "settings.yaml"
+    settings.write_text(dump_config(config))
+    process = subprocess.Popen([sys.executable, "-c", FIT, settings, product, out], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list((out / "checkpoints").glob("*")):
+        time.sleep(0.005)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert not (out / "result.json").exists()
+    result = fit_segmenter(config, defects, out, resume=True)
+    assert result == fit_segmenter(config, defects, tmp_path / "whole")
+    ours, theirs = (last_state(SEGMENTER, folder, config) for folder in (out, tmp_path / "whole"))
+    for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(theirs.params), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_every_batch_holds_its_share_of_each_kind():
