@@ -1,7 +1,7 @@
 """The words of `synthesize`, the same for `python -m train` and `python -m export`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,71 +35,50 @@ Engine = Annotated[
 ]
 
 MANY_STEPS = "Of generators that draw in many steps (adabldm)"
+
+
+def _of_many_steps(name: str, words: str, metavar: str | None = None) -> Any:
+    return typer.Option(name, help=words, metavar=metavar, rich_help_panel=MANY_STEPS, show_default=False)
+
+
 Prompt = Annotated[
     str | None,
-    typer.Option(
-        "--prompt",
-        help="What is told of the defect; {object} and {defect} are filled in. As the run has it.",
-        rich_help_panel=MANY_STEPS,
-        show_default=False,
-    ),
+    _of_many_steps("--prompt", "What is told of the defect; {object} and {defect} are filled in. As the run has it."),
 ]
 Shape = Annotated[
     Path | None,
-    typer.Option(
+    _of_many_steps(
         "--shape",
-        metavar="FILE|FOLDER",
-        rich_help_panel=MANY_STEPS,
-        show_default=False,
-        help="Masks whose white shape a defect takes, turned and placed. By default those trained on.",
+        "Masks whose white shape a defect takes, turned and placed. By default those trained on.",
+        "FILE|FOLDER",
     ),
 ]
 Trimap = Annotated[
     Path | None,
-    typer.Option(
+    _of_many_steps(
         "--trimap",
-        metavar="FILE|FOLDER",
-        rich_help_panel=MANY_STEPS,
-        show_default=False,
-        help="Where it is, as it lies there: 255 defect, 127 the rest of the part (or found), 0 background.",
+        "Where it is, as it lies there: 255 defect, 127 the rest of the part (or found), 0 background.",
+        "FILE|FOLDER",
     ),
 ]
 Guidance = Annotated[
-    float | None,
-    typer.Option(
-        "--guidance",
-        help="How far the prompt leads; 1: not beyond what it says.",
-        rich_help_panel=MANY_STEPS,
-        show_default=False,
-    ),
+    float | None, _of_many_steps("--guidance", "How far the prompt leads; 1: not beyond what it says.")
 ]
 Stages = Annotated[
     str | None,
-    typer.Option(
+    _of_many_steps(
         "--stages",
-        metavar="NAME|F/L/I",
-        rich_help_panel=MANY_STEPS,
-        show_default=False,
-        help="seed_countdown, official_code, seed_durations, or steps: free/latent edit/image edit.",
+        "seed_countdown, official_code, seed_durations, or steps: free/latent edit/image edit.",
+        "NAME|F/L/I",
     ),
 ]
 Adaptation = Annotated[
-    int | None,
-    typer.Option(
-        "--adaptation",
-        help="Iterations by which the decoder is adapted to each image.",
-        rich_help_panel=MANY_STEPS,
-        show_default=False,
-    ),
+    int | None, _of_many_steps("--adaptation", "Iterations by which the decoder is adapted to each image.")
 ]
 Renoise = Annotated[
     str | None,
-    typer.Option(
-        "--renoise",
-        metavar="current|prev",
-        help="How noisy an edited image becomes again: as before the step, or as after it.",
-        rich_help_panel=MANY_STEPS,
-        show_default=False,
+    _of_many_steps(
+        "--renoise", "How noisy an edited image becomes again: as before the step, or as after it.", "current|prev"
     ),
 ]
 Sheets = Annotated[

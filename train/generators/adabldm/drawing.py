@@ -1,8 +1,8 @@
 """A batch drawn: from normal images and trimaps to images with a defect, as fits the machine.
 
-On a CPU a compiled step is called in turn, sampler and adaptation alike; elsewhere each is one program (README: "On a
-CPU"). Shape letters: n images, s x s pixels, h x w latent cells, z latent channels, k tokens of a prompt, d channels of
-a token.
+On a CPU a compiled step is called in turn, sampler and adaptation alike; elsewhere each is one program (README:
+"Speed"). Shape letters: n images, s x s pixels, h x w latent cells, z latent channels, k tokens of a prompt, d channels
+of a token.
 """
 
 from dataclasses import dataclass
