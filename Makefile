@@ -1,5 +1,6 @@
-# make demo [DATA=folder] [DETECTOR=fastflow [WEIGHTS=file]]   make test [PARITY=1] [SLOW=1]   make check   make clean
-# Both set up their own virtual environment with pinned versions; nothing else has to be prepared but Python >= 3.11.
+# make demo [DATA=folder] [OUT=folder] [DETECTOR=fastflow [WEIGHTS=file]]   make test [PARITY=1] [SLOW=1]   make check   make clean
+# All set up their own virtual environment with pinned versions; nothing else has to be prepared but Python >= 3.11 (PYTHON=/path/to/it).
+# As root on Debian, test installs Mosquitto, GStreamer and Aravis; elsewhere the tests that need them are skipped and say so.
 
 SHELL := /bin/bash
 VENV := .venv
@@ -12,7 +13,7 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constrai
 
 .PHONY: help setup demo test check lock clean
 help:
-	@sed -n '1,2p' Makefile | cut -c3-
+	@sed -n '1,3p' Makefile | cut -c3-
 
 setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt

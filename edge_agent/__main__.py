@@ -78,8 +78,8 @@ def score(
             if as_json:
                 print(json.dumps(looked.as_json()))
             else:
-                number = None if looked.image_score is None else looked.image_score
-                _print_line(looked.name, looked.decision.verdict, number, looked.detail or looked.decision.reason)
+                score = None if looked.image_score is None else _digits(looked.image_score, 1.0)
+                _print_line(looked.name, looked.decision.verdict, score, looked.detail or looked.decision.reason)
         raise typer.Exit(1 if unknown else 0)
 
 
@@ -217,7 +217,8 @@ def _print_part(result: Result) -> None:
     with _closed_output_is_no_failure():
         why = ": ".join(each for each in (result.reason, result.detail) if each)
         name = result.part or result.trigger_id or f"part {result.sequence}"
-        _print_line(name, result.verdict, result.image_score, why, latency_ms=result.latency_ms)
+        score = None if result.image_score is None else _digits(result.image_score, result.threshold)
+        _print_line(name, result.verdict, score, why, latency_ms=result.latency_ms)
 
 
 @contextmanager
@@ -229,10 +230,18 @@ def _closed_output_is_no_failure() -> Iterator[None]:
         return
 
 
+def _digits(score: float, threshold: float) -> str:
+    """Three places, or more where rounding would move it to the other side of the threshold."""
+    return next(
+        (text for n in range(3, 12) if (float(text := f"{score:7.{n}f}") > threshold) == (score > threshold)),
+        repr(score),
+    )
+
+
 def _print_line(
-    name: str, verdict: str, image_score: float | None, why: str | None, *, latency_ms: float | None = None
+    name: str, verdict: str, image_score: str | None, why: str | None, *, latency_ms: float | None = None
 ) -> None:
-    number = "      -" if image_score is None else f"{image_score:7.3f}"
+    number = image_score or "      -"
     latency = "" if latency_ms is None else f"  {latency_ms:7.1f} ms"
     reason = f"  {why}" if verdict == "unknown" and why else ""
     if out.is_terminal:

@@ -1,21 +1,18 @@
 """How the verbs of export fail: errors as sentences with an exit code, SIGTERM as Ctrl-C."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
 
 import typer
 
 from export.errors import ExportError, InputError
-from train.verbs.terminal import say
+from train.verbs.terminal import say, stop_on_signals
 
 
 @contextmanager
 def said_plainly(stopped: str = "Stopped; nothing was written.") -> Iterator[None]:
     """Errors as sentences: exit code 2 where the user's input is wrong, 1 where the work failed."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop_on_signals()
     try:
         yield
     except OSError as error:
@@ -58,7 +55,3 @@ def _exit_code(error: Exception) -> int | None:
         if isinstance(error, LoweringError | EngineError | EvaluationError | SynthesisError | ThresholdError)
         else None
     )
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

@@ -1,16 +1,14 @@
 """python -m train: fit a detector, evaluate a run; both for every category of a folder; data unpacked and drawn."""
 
-import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
-from typing import NoReturn
 
 import typer
 
 from train.verbs.detectors import evaluate, fit, table, threshold
 from train.verbs.generators import compare, fit_generator, synthesize
 from train.verbs.images import crop_normal, cut_squares, draw, unpack
+from train.verbs.terminal import stop_on_signals
 
 app = typer.Typer(
     help="Learn from good parts on the server.",
@@ -24,7 +22,7 @@ VERBS: dict[Callable[..., None], str] = {  # in the order of --help, with an exa
     evaluate: "evaluate runs/bottle --data bottle",
     table: "table aesc --data mvtec_ad --out runs/mvtec_ad --seeds 0,1,2",
     compare: "compare leather/test synthetic/test --features resnet18.safetensors",
-    synthesize: "synthesize runs/bottle --data bottle --out drawn --count 200",
+    synthesize: "synthesize runs/tile_defects --data magnetic_tile --out drawn --count 200",
     crop_normal: "crop-normal bridge/images --out patches/train/good --count 5000",
     cut_squares: "cut-squares ksdd2 --out squares --defects-per-type 10",
     threshold: "threshold runs/bottle --defects synthetic/bottle",
@@ -36,10 +34,6 @@ for verb, example in VERBS.items():
     app.command(epilog=f"Example: python -m train {example}")(verb)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop_on_signals()
     sys.exit(app(prog_name="python -m train"))

@@ -51,6 +51,10 @@ class Restored:
 
 def read_training(folder: Path, kind: FolderKind, overrides: Sequence[str] = ()) -> Training:
     """RunError says what is missing."""
+    if (other := _of_another_kind(folder, kind)) is not None:
+        raise RunError(
+            f"{folder} is not {kind.called}, but a run of {other}. Name the --out folder of `train {kind.verb}`."
+        )
     for name in kind.files:
         if not (folder / name).exists():
             raise RunError(
@@ -65,6 +69,19 @@ def read_training(folder: Path, kind: FolderKind, overrides: Sequence[str] = ())
         said = error.args[0] if error.args else error  # a KeyError's text is its argument in quotes
         raise RunError(f"{folder} can't be read: {said}") from None
     return Training(folder, kind, system, config, trained, provenance)
+
+
+def _of_another_kind(folder: Path, kind: FolderKind) -> str | None:
+    """The system of a run that this kind does not have; None where there is none to be read."""
+    try:
+        system = str(json.loads((folder / "provenance.json").read_text())["system"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    try:
+        kind.system_of({"system": system})
+    except KeyError:
+        return system
+    return None
 
 
 def restore(training: Training, step: int | None = None) -> Restored:

@@ -42,7 +42,7 @@ MASK_DIGEST = "mask_sha256"  # in provenance.json
 STAIN_STREAM = 4  # folded into the run's seed
 
 RUN_FOLDER = FolderKind(
-    called="a run folder",
+    called="the run folder of a detector",
     verb="fit",
     files=("config.yaml", "provenance.json", "held_out.npz", "checkpoints"),
     system_of=lambda provenance: find_detector(str(provenance["system"])),

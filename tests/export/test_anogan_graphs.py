@@ -117,4 +117,4 @@ def test_f_anogan_ships_like_any_other_detector(f_anogan, tmp_path):
 def test_the_command_says_where_it_was_given_no_run(tmp_path):
     done = CliRunner().invoke(app, ["graphs", str(tmp_path), "--out", str(tmp_path / "out")])
     assert done.exit_code == 2
-    assert "is not a run folder" in done.stderr
+    assert "is not the run folder of a detector" in done.stderr

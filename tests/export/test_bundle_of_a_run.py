@@ -113,7 +113,7 @@ def test_bad_input_is_a_sentence_and_exit_code_2(shipped, trained_folder, line_f
     folder, public_key, _ = shipped
     out = tmp_path / "out"
     cases = [
-        (("bundle", tmp_path, "--out", out), "is not a run folder: it has no config.yaml"),
+        (("bundle", tmp_path, "--out", out), "is not the run folder of a detector: it has no config.yaml"),
         (("bundle", trained_folder, "--out", folder), "exists already. A bundle is never changed or overwritten"),
         (
             ("bundle", trained_folder, "--out", out, "--precision", "int8"),

@@ -18,6 +18,7 @@ import safetensors.numpy
 from checkpointed import last_state
 from drawn_parts import draw_parts
 
+from train.backbones.errors import WeightsError
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, dump_config, load_config
 from train.data.defects import open_defects
@@ -102,8 +103,9 @@ def test_the_denoiser_learns_then_stands_still_while_the_trimap_encoder_learns_f
     assert [set(epoch) & {"domain_loss", "trimap_loss"} for epoch in figures] == [{"domain_loss"}, {"trimap_loss"}]
     assert figures[0]["domain_loss"] < 0.8  # 1 is a fresh denoiser's
     assert figures[0]["noise_of_normal"] < 0.8
-    assert figures[0]["share_by_trimap"] == 1.0  # a fresh trimap encoder says nothing
-    assert figures[1]["share_by_trimap"] != 1.0
+    # A fresh trimap encoder says nothing; the two errors are computed in batches of other sizes, hence the rounding.
+    assert figures[0]["share_by_trimap"] == pytest.approx(1.0, abs=2e-7)
+    assert abs(figures[1]["share_by_trimap"] - 1) > 1e-5
 
 
 def test_a_run_keeps_all_that_painting_needs(run, parts):
@@ -179,6 +181,17 @@ def written(tmp_path: Path, arrays: dict[str, np.ndarray]) -> Path:
     ("overrides", "error", "said"),
     [
         (["size=small", "image_size=128"], Exception, "Size small works on the latents of a published autoencoder"),
+        (
+            [
+                "size=small",
+                "image_size=128",
+                "foreground=predict",
+                "backbone=resnet18",
+                "backbone_weights=no.safetensors",
+            ],
+            WeightsError,
+            r"(?s)Size small works on the latents .*no\.safetensors",
+        ),
         (["prompt='" + "very " * 20 + "{defect}'"], ConfigError, "has 22 tokens; at most 16 are read. Shorten it."),
         (["text=clip", "merges=nowhere.txt"], ConfigError, "nowhere.txt can't be read as a list of CLIP's merges"),
         (["text=clip"], ConfigError, "set merges"),

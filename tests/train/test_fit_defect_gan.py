@@ -144,5 +144,5 @@ def test_data_that_teaches_nothing_is_a_sentence(parts, tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="exclusive is set, but images in .* show several categories"):
         with_categories(tiny("exclusive=true"), replace(defects, exclusive=False))
-    with pytest.raises(RunError, match="is not the folder of a generator: it has no config.yaml"):
+    with pytest.raises(RunError, match="is not the run folder of a generator: it has no config.yaml"):
         open_generator(tmp_path)

@@ -169,7 +169,7 @@ def test_what_is_no_layout_is_refused_with_what_to_do(tmp_path, files, says):
 def test_a_folder_that_does_not_exist_names_its_neighbour(tmp_path):
     put(tmp_path, "bottle/a.png")
     assert refusal(tmp_path / "bottel") == f"{tmp_path}/bottel does not exist. Did you mean {tmp_path}/bottle?"
-    assert refusal(tmp_path / "none" / "at" / "all").endswith("does not exist.")
+    assert refusal(tmp_path / "none" / "at" / "all").endswith("does not exist. Name a folder or file that is there.")
 
 
 def test_a_file_is_not_a_folder(tmp_path):

@@ -130,7 +130,7 @@ def test_what_is_said_of_folders_that_cannot_be_compared(tmp_path, folders):
     assert "holds one image" in refused(real, flat, *features)
     assert "neither a file nor a network" in refused(real, generated, "--features", "resnet81")
     assert "Give at least 16" in refused(real, generated, *features, "--size", 3)
-    assert "is not the folder of a generator" in refused(real, generated, *features, "--report", tmp_path)
+    assert "is not the run folder of a generator" in refused(real, generated, *features, "--report", tmp_path)
     assert "Give at least 1" in refused(real, generated, *features, "--splits", 0)
     write(tmp_path / "others" / "fray", textures(2, 0))
     write(tmp_path / "others" / "hole", textures(2, 0))

@@ -118,7 +118,7 @@ def test_data_that_is_not_there(tmp_path):
 def test_evaluate_of_something_else_says_what_to_name(line, tmp_path):
     done = run("evaluate", tmp_path, "--data", line)
     assert done.exit_code == 2
-    assert "is not a run folder" in done.output
+    assert "is not the run folder of a detector" in done.output
 
 
 def test_draw_refuses_a_folder_that_holds_something(line):

@@ -31,7 +31,7 @@ def find_categories(folder: Path) -> tuple[list[Path], list[Skipped]]:
     """
     try:
         if not folder.exists():
-            raise DataError(f"{shown(folder)} does not exist.{walk.near_miss(folder)}")
+            raise walk.does_not_exist(folder)
         if folder.is_file():
             raise DataError(f"{shown(folder)} is a file. Give the folder that holds the categories.")
         if is_category(folder):

@@ -78,7 +78,7 @@ def unpack_cifar10(
 def _batch_folder(folder: Path) -> tuple[Path, Literal["binary", "python"]]:
     """The folder that holds the batches, itself or the one that the archive makes, and their version."""
     if not folder.exists():
-        raise DataError(f"{shown(folder)} does not exist.{walk.near_miss(folder)}")
+        raise walk.does_not_exist(folder)
     if not folder.is_dir():
         raise DataError(f"{shown(folder)} is a file. Unpack the archive first (tar -xf), then give the folder.")
     for place in (folder, *(folder / name for name in FOLDERS)):

@@ -67,7 +67,7 @@ def _opened(folder: Path, defects_per_type: int | None, seed: int) -> tuple[Defe
 def _open(folder: Path, defects_per_type: int | None, seed: int) -> tuple[DefectSet, bool]:
     """And whether some of its defects may be drawn to train on."""
     if not folder.exists():
-        raise DataError(f"{shown(folder)} does not exist.{walk.near_miss(folder)}")
+        raise walk.does_not_exist(folder)
     if folder.is_file():
         if folder.suffix.lower() != ".csv":
             raise DataError(

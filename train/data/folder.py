@@ -44,7 +44,7 @@ def open_dataset(folder: Path) -> Dataset:
     """
     try:
         if not folder.exists():
-            raise DataError(f"{shown(folder)} does not exist.{walk.near_miss(folder)}")
+            raise walk.does_not_exist(folder)
         if folder.is_file():
             if folder.suffix.lower() != ".csv":
                 raise DataError(

@@ -43,6 +43,10 @@ def near_miss(folder: Path) -> str:
     return f" Did you mean {shown(folder.parent / near[0])}?" if near else ""
 
 
+def does_not_exist(folder: Path) -> DataError:
+    return DataError(f"{shown(folder)} does not exist.{near_miss(folder) or ' Name a folder or file that is there.'}")
+
+
 def images_or_error(folder: Path, what: str) -> list[Path]:
     if not (found := images(folder)):
         raise DataError(f"{shown(folder)} holds no {what}. Put images of good parts in it, as {READABLE}.")

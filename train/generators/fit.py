@@ -44,10 +44,9 @@ def fit_generator(
     `keep_all` keeps the checkpoint of every epoch, for studies of how a run went.
     Raises RunError, ConfigError, DataError, TrainingDiverged, OutOfMemory.
     """
-    config = generator.settled(with_categories(config, defects), product)
-    defective = [sample for sample in defects.defective if set(sample.categories) & set(config.categories)]
+    config = settled(generator, config, defects, product)
+    defective = _of_categories(config, defects)
     normal, held_out = split_normal(defects, config)
-    config = _with_steps(generator, config, len(defective))
     _must_fit(config, len(normal) + len(held_out) + len(defective))
     _say_memory(generator, config)
     keeps, kept = generator.kept, None
@@ -98,6 +97,16 @@ def write_report(run: TrainedGenerator, found_later: Sequence[Section] = ()) -> 
         provenance=run.provenance,
         sections=(*run.generator.sections(run), *found_later),
     )
+
+
+def settled(generator: Generator, config: GeneratorConfig, defects: DefectSet, product: str) -> Any:
+    """The config as the run folder keeps it, with all that the data decides. ConfigError, DataError."""
+    config = generator.settled(with_categories(config, defects), product)
+    return _with_steps(generator, config, len(_of_categories(config, defects)))
+
+
+def _of_categories(config: GeneratorConfig, defects: DefectSet) -> list[DefectSample]:
+    return [sample for sample in defects.defective if set(sample.categories) & set(config.categories)]
 
 
 def with_categories(config: GeneratorConfig, defects: DefectSet) -> Any:

@@ -122,7 +122,7 @@ def one_pass_of(generator: Generator) -> tuple[Callable[..., Noise], Callable[..
 
 
 GENERATOR_FOLDER = FolderKind(
-    called="the folder of a generator",
+    called="the run folder of a generator",
     verb="fit-generator",
     files=("config.yaml", "provenance.json", "checkpoints"),
     system_of=lambda provenance: find_generator(str(provenance["system"])),

@@ -17,6 +17,17 @@ from train.synthesis.sources import Side, find_sources
 from train.synthesis.task import Painter
 
 
+def check_words(*, count: int | None, category: list[str], restore: bool, split: str, shard: str) -> None:
+    """What can be said before a generator is opened. ConfigError."""
+    if split not in get_args(Side):
+        raise ConfigError(f"--split is {shown(split)}. Give train, test or all.")
+    if restore and category:
+        raise ConfigError("--restore takes defects away, so --category has no meaning with it. Leave one out.")
+    if count is None and not restore:
+        raise ConfigError("--count is missing: say how many images to draw in all, such as --count 200.")
+    _shard(shard)
+
+
 def run_job(
     painter: Painter,
     run: Path,
@@ -36,17 +47,11 @@ def run_job(
     placed: bool,
     say: Callable[[str], None],
 ) -> Summary:
-    """`placed`: where defects lie is given for each, so that no part has to be found.
+    """Of words that `check_words` let pass. `placed`: where defects lie is given for each, so no part has to be found.
 
     Raises ConfigError and DataError for the user's words and data, SynthesisError for what failed underway."""
-    if split not in get_args(Side):
-        raise ConfigError(f"--split is {shown(split)}. Give train, test or all.")
     if restore and not painter.restores:
         raise ConfigError(f"{painter.identity['system']} draws defects and takes none away. Leave --restore out.")
-    if restore and category:
-        raise ConfigError("--restore takes defects away, so --category has no meaning with it. Leave one out.")
-    if count is None and not restore:
-        raise ConfigError("--count is missing: say how many images to draw in all, such as --count 200.")
     sources = find_sources(data, side=split, seed=seed, restore=restore)  # type: ignore[arg-type]
     request = Request(
         count=len(sources.images) if count is None else count,
@@ -61,7 +66,7 @@ def run_job(
     check_request(request)
     say(
         f"{painter.identity['system']} of {painter.identity['product']} on {painter.identity['engine']}: "
-        f"{request.count} images from {len(sources.images)} {'defective' if restore else 'normal'} ones, seed {seed}"
+        f"{_count(request.count)} from {len(sources.images)} {'defective' if restore else 'normal'} ones, seed {seed}"
     )
     file = run / SPLIT_FILE
     split_of_run = file.read_bytes() if file.exists() else None
@@ -83,12 +88,16 @@ def conclude(summary: Summary, out: Path, *, restored: bool, say: Callable[[str]
         return False
     parts = ", ".join(f"{number} {shown(name)}" for name, number in summary.per_category.items())
     done = "Restored" if restored else "Drawn"
-    say(f"{done}: {out} holds {whole} images of this call ({parts}), {summary.drawn} new.")
+    say(f"{done}: {out} holds {_count(whole)} of this call ({parts}), {summary.drawn} new.")
     return True
 
 
 def as_json(summary: Summary, out: Path) -> dict[str, Any]:
     return {"out": str(out), **asdict(summary)}
+
+
+def _count(images: int) -> str:
+    return "1 image" if images == 1 else f"{images} images"
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -31,7 +31,11 @@ Split = Annotated[str, typer.Option("--split", help="Which side of the data to s
 Threshold = Annotated[float, typer.Option("--mask-threshold", help="Of the soft mask: above it a pixel is defective.")]
 Shard = Annotated[str, typer.Option("--shard", metavar="I/N", help="Only this part of N; parts make up the whole.")]
 Engine = Annotated[
-    str, typer.Option("--engine", help="onnxruntime, openvino or tensorrt; with `python -m train` jax too.")
+    str,
+    typer.Option(
+        "--engine",
+        help="onnxruntime, openvino, tensorrt or tensorrt_rtx, of what draws in one pass; with `python -m train` jax.",
+    ),
 ]
 
 MANY_STEPS = "Of generators that draw in many steps (adabldm)"
@@ -62,7 +66,7 @@ Trimap = Annotated[
     ),
 ]
 Guidance = Annotated[
-    float | None, _of_many_steps("--guidance", "How far the prompt leads; 1: not beyond what it says.")
+    float | None, _of_many_steps("--guidance", "How far the prompt leads; 9 is published, 1 is no guidance.")
 ]
 Stages = Annotated[
     str | None,
@@ -86,5 +90,8 @@ Sheets = Annotated[
     typer.Option("--sheets", help="Keep a picture of all stages beside each image.", rich_help_panel=MANY_STEPS),
 ]
 Batch = Annotated[
-    int | None, typer.Option("--batch", help="Images drawn at once; less takes less memory.", show_default=False)
+    int | None,
+    typer.Option(
+        "--batch", help="Images drawn at once: 8; of adabldm 1 on a CPU. Less takes less memory.", show_default=False
+    ),
 ]

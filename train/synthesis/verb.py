@@ -52,6 +52,9 @@ def synthesize_verb(
         as_json: AsJson = False,
     ) -> None:
         with said_plainly("Stopped. What is written is whole; the same command goes on."):
+            from train.synthesis.command import check_words
+
+            check_words(count=count, category=category, restore=restore, split=split, shard=shard)
             wishes = Wishes(prompt, shape, trimap, guidance, stages, adaptation, renoise, batch, sheets)
             with open_painter(run, engine, wishes) as painter:
                 from train.synthesis.command import as_json as summary_as_json

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from train.verbs.terminal import AsJson, Data, Generators, Settings, print_json, said_plainly, say
+from train.verbs.terminal import AsJson, Data, Generators, Settings, print_json, said_plainly, say, stopped_training
 
 
 def fit(
@@ -21,7 +21,7 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Train a detector on good images and fit its thresholds on held-out ones."""
-    with said_plainly("Stopped. The same command with --resume goes on from the last checkpoint."):
+    with said_plainly(stopped_training(out)):
         import jax
 
         from train.commands import check_data, choose_config, choose_detector, resolve, train_run
@@ -58,9 +58,10 @@ def evaluate(
         from train.data.folder import open_dataset
         from train.run import open_run, thresholds_of
 
+        dataset = open_dataset(data)
         trained = open_run(run, settings)
         thresholds_of(trained)  # says what is missing before any image is read
-        metrics = judge_run(trained, open_dataset(data), generator, say)
+        metrics = judge_run(trained, dataset, generator, say)
         if as_json:
             typer.echo((run / "metrics.json").read_text())
         else:

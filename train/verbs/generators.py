@@ -11,7 +11,7 @@ import typer
 
 from train.synthesis.verb import synthesize_verb
 from train.synthesis.wishes import Wishes
-from train.verbs.terminal import AsJson, Data, Settings, print_json, said_plainly, say
+from train.verbs.terminal import AsJson, Data, Settings, print_json, said_plainly, say, stopped_training
 
 
 def fit_generator(
@@ -35,24 +35,27 @@ def fit_generator(
     as_json: AsJson = False,
 ) -> None:
     """Train a generator of defects on normal and defective images."""
-    with said_plainly("Stopped. The same command with --resume goes on from the last checkpoint."):
+    with said_plainly(stopped_training(out)):
         import jax
 
         from train.commands import check_defect_data, choose_config, choose_generator, resolve
         from train.config import config_digest
         from train.data.defects import open_defects
         from train.generators.fit import fit_generator as fit
+        from train.generators.fit import settled
 
         system = choose_generator(generator)
         path = choose_config(system, config, out if resume else None)
+        product = product or data.resolve().stem
         resolved = resolve(system, path, settings)
         defects = open_defects(data, defects_per_type=defects_per_type, seed=seed)
+        resolved = settled(system, resolved, defects, product)
         say(
             f"{generator} with {path} (digest {config_digest(resolved)}) on {jax.default_backend()}, "
             f"{len(defects.normal)} normal and {len(defects.defective)} defective images"
         )
         check_defect_data(defects, say)
-        fit(system, resolved, defects, out, product=product or data.resolve().stem, resume=resume)
+        fit(system, resolved, defects, out, product=product, resume=resume)
         if as_json:
             print_json({"run": str(out), "pictures": str(out / "pictures")})
         else:

@@ -68,12 +68,14 @@ def make(config: AdaBLDMConfig, normal: Sequence[DefectSample], defective: Seque
     masks = masks_by_category(config, defective)
     merges = _checked_merges(config)
     sources = _sources(config)
-    text = text_of(config.networks, sources) if isinstance(config.networks.text, ClipSpec) else None
-    autoencoder = _autoencoder(config, sources)
+    text, autoencoder, backbone = _all_or_what_is_missing(
+        lambda: text_of(config.networks, sources) if isinstance(config.networks.text, ClipSpec) else None,
+        lambda: _autoencoder(config, sources),
+        lambda: _backbone(config),
+    )
     images = load_images([sample.path for sample in normal], preprocessing_of(config))
     if config.standardise_latents:
         autoencoder = standardised(autoencoder, images, config.seed)
-    backbone = _backbone(config)
     discriminant = None
     if (seen := config.seen) is not None and backbone is not None:
         names = [shown(sample.path) for sample in normal]
@@ -81,6 +83,19 @@ def make(config: AdaBLDMConfig, normal: Sequence[DefectSample], defective: Seque
     if sources.denoiser is not None:
         published_denoiser(config)  # refused before anything is written
     return Frozen(autoencoder, text, backbone, discriminant, masks, merges, sources.denoiser is not None)
+
+
+def _all_or_what_is_missing(*makes: Callable[[], Any]) -> list[Any]:
+    """What each gives; WeightsError with a line of every file that is missing or wrong."""
+    found, problems = [], []
+    for make_one in makes:
+        try:
+            found.append(make_one())
+        except WeightsError as error:
+            problems.append(str(error))
+    if problems:
+        raise WeightsError("\n".join(problems))
+    return found
 
 
 def published_denoiser(config: AdaBLDMConfig) -> Denoiser:

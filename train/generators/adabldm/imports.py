@@ -44,6 +44,8 @@ def find_sources(path: Path) -> Sources:
     """
     if path.is_file():
         return Sources(path, path, path, path)
+    if not path.is_dir():
+        raise WeightsError(f"{path} does not exist. Name a file of weights, or a folder of them.")
     encoders, decoders = (sorted(path.glob(f"*_{half}.safetensors")) for half in ("encoder", "decoder"))
     vae, text, unet, control = (_in_folder(path / name) for name in ("vae", "text_encoder", "unet", "controlnet"))
     if len(encoders) > 1 or len(decoders) > 1:
