@@ -1,6 +1,7 @@
 """Checkpoints of a run (Orbax): the newest two, to resume from, and the best, which is shipped."""
 
 import json
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -11,6 +12,8 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from train.loop import TrainState
 
+PREFIX = "step"  # of a checkpoint's folder; Orbax writes the number behind it
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint is not one of this model's."""
@@ -18,6 +21,11 @@ class CheckpointError(RuntimeError):
     def __init__(self, step: int, missing: list[str]):
         super().__init__(f"step {step}, {', '.join(missing)}")
         self.step, self.missing = step, missing
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is one to go on from; one that is being written is none."""
+    return any(re.fullmatch(rf"{PREFIX}_\d+", path.name) for path in folder.glob("*"))
 
 
 class Checkpoints:
@@ -34,7 +42,7 @@ class Checkpoints:
             best_mode="max",
             preservation_policy=LatestN(None) if keep_all else policy,
             enable_async_checkpointing=False,
-            step_prefix="step",
+            step_prefix=PREFIX,
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
@@ -76,7 +84,7 @@ class Checkpoints:
 
     def _missing(self, step: int, like: TrainState) -> list[str]:
         """Attributes of the model without parameters in the checkpoint."""
-        file = self._folder / f"step_{step}" / "state" / "_METADATA"  # Orbax's list of what it has stored
+        file = self._folder / f"{PREFIX}_{step}" / "state" / "_METADATA"  # Orbax's list of what it has stored
         if not file.exists():
             return []
         paths = json.loads(file.read_text())["tree_metadata"].values()

@@ -16,7 +16,7 @@ import pytest
 from checkpointed import last_state
 from drawn_parts import draw_parts
 
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoints, has_checkpoint
 from train.config import ConfigError, config_digest, dump_config, load_config
 from train.data.defects import open_defects
 from train.data.samples import DataError
@@ -78,6 +78,7 @@ def test_a_killed_run_ends_with_the_same_bits(parts, run, tmp_path):
 def test_a_run_keeps_what_it_learned_from_and_shows_what_it_draws(run, parts):
     trained = open_generator(run)
     assert trained.categories == ("line", "spot")
+    assert has_checkpoint(run / "checkpoints")
     assert trained.config.exclusive is True
     assert json.loads((run / "provenance.json").read_text())["config_digest"] == config_digest(trained.config)
     split = json.loads((run / "split.json").read_text())

@@ -58,7 +58,7 @@ def test_a_stopped_training_says_what_there_is_to_go_on_from(tmp_path, capsys):
     assert said() == "Stopped; nothing was written.\n"
     (out / "checkpoints").mkdir(parents=True)
     (out / "config.yaml").touch()
-    (out / "checkpoints" / "8.orbax-checkpoint-tmp").mkdir()
+    (out / "checkpoints" / "step_8.orbax-checkpoint-tmp").mkdir()
     assert said() == "Stopped before the first checkpoint. The same command with --resume starts it anew.\n"
-    (out / "checkpoints" / "8").mkdir()
+    (out / "checkpoints" / "step_8").mkdir()
     assert said() == "Stopped. The same command with --resume goes on from the last checkpoint.\n"

@@ -66,7 +66,9 @@ def stopped_training(out: Path) -> Callable[[], str]:
     def sentence() -> str:
         if not (out / "config.yaml").exists():
             return "Stopped; nothing was written."
-        if any(path.name.isdecimal() for path in (out / "checkpoints").glob("*")):
+        from train.checkpoint import has_checkpoint
+
+        if has_checkpoint(out / "checkpoints"):
             return "Stopped. The same command with --resume goes on from the last checkpoint."
         return "Stopped before the first checkpoint. The same command with --resume starts it anew."
 
