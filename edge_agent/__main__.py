@@ -78,7 +78,7 @@ def score(
             if as_json:
                 print(json.dumps(looked.as_json()))
             else:
-                score = None if looked.image_score is None else _digits(looked.image_score, 1.0)
+                score = None if looked.image_score is None else shown_score(looked.image_score, 1.0)
                 _print_line(looked.name, looked.decision.verdict, score, looked.detail or looked.decision.reason)
         raise typer.Exit(1 if unknown else 0)
 
@@ -217,7 +217,7 @@ def _print_part(result: Result) -> None:
     with _closed_output_is_no_failure():
         why = ": ".join(each for each in (result.reason, result.detail) if each)
         name = result.part or result.trigger_id or f"part {result.sequence}"
-        score = None if result.image_score is None else _digits(result.image_score, result.threshold)
+        score = None if result.image_score is None else shown_score(result.image_score, result.threshold)
         _print_line(name, result.verdict, score, why, latency_ms=result.latency_ms)
 
 
@@ -230,11 +230,11 @@ def _closed_output_is_no_failure() -> Iterator[None]:
         return
 
 
-def _digits(score: float, threshold: float) -> str:
+def shown_score(score: float, threshold: float) -> str:
     """Three places, or more where rounding would move it to the other side of the threshold."""
     return next(
         (text for n in range(3, 12) if (float(text := f"{score:7.{n}f}") > threshold) == (score > threshold)),
-        repr(score),
+        repr(float(score)),
     )
 
 

@@ -15,8 +15,8 @@ class Work:
     def __init__(self, what: str, total: int, *, done: int = 0, console: Console | None = None):
         self._console = console or Console(stderr=True)
         self._what, self._total, self._done = what, total, done
-        self._first = done
-        self._started = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._rate_from: tuple[float, int] | None = None  # when the first was done, which often compiles, and how many
         self._bar: Progress | None = None
         if self._console.is_terminal:
             self._bar = Progress(
@@ -37,9 +37,10 @@ class Work:
         now = time.monotonic()
         if now - self._said >= LINE_EVERY_S:
             self._said = now
-            self.say(
-                f"{self._what} {self._done}/{self._total}, {self._remaining(now)} left{', ' + note if note else ''}"
-            )
+            parts = (f"{self._what} {self._done}/{self._total}", self._remaining(now), note)
+            self.say(", ".join(part for part in parts if part))
+        if self._rate_from is None:
+            self._rate_from = now, self._done
 
     def reached(self, done: int, total: int) -> None:
         """The same for a callback that is told how far it has come, of how much."""
@@ -56,9 +57,12 @@ class Work:
         )
 
     def _remaining(self, now: float) -> str:
-        rate = (self._done - self._first) / max(now - self._started, 1e-9)
-        seconds = (self._total - self._done) / rate if rate > 0 else 0.0
-        return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        """By what was done after the first; "" where there was nothing."""
+        since, count = self._rate_from or (now, self._done)
+        if self._done == count:
+            return ""
+        seconds = (self._total - self._done) * (now - since) / (self._done - count)
+        return f"{seconds:.0f} s left" if seconds < 90 else f"{seconds / 60:.0f} min left"
 
     def __enter__(self) -> "Work":
         if self._bar is not None:

@@ -16,6 +16,7 @@ import tiny_bundle
 from line import ROOT, RunningAgent, agent, call, draw_parts, make_line
 from mosquitto import Mosquitto, Subscriber, free_port
 
+from edge_agent.__main__ import shown_score
 from edge_agent.messages import Event, Health, Result, State
 
 BASE = "faultline/v1/plant/l1/s1/top"
@@ -436,3 +437,10 @@ def test_a_closed_console_does_not_stop_the_line(tmp_path, broker, subscriber):
     assert done.stdout.startswith("000.png  pass")
     assert "Traceback" not in done.stderr
     subscriber.wait_for(lambda s: len(s.results) == 30)
+
+
+def test_a_score_is_shown_on_its_own_side_of_the_threshold():
+    assert shown_score(0.6, 1.0) == "  0.600"
+    assert shown_score(1.0004, 1.0) == " 1.0004"
+    assert float(shown_score(np.nextafter(2.5, 3), 2.5)) > 2.5
+    assert float(shown_score(2.5, 2.5)) == 2.5  # at the threshold a part passes

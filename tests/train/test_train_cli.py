@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from train.__main__ import app
 from train.data.defects import open_defects, split_json
 from train.data.draw import draw_product_line
+from train.verbs.detectors import cautions
 
 FIT = ("--config", "tiny", "--set", "filters=2", "--set", "epochs=1", "--set", "steps_per_epoch=4")
 
@@ -119,6 +120,11 @@ def test_evaluate_of_something_else_says_what_to_name(line, tmp_path):
     done = run("evaluate", tmp_path, "--data", line)
     assert done.exit_code == 2
     assert "is not the run folder of a detector" in done.output
+
+
+def test_a_run_that_is_worse_than_chance_is_said_to_be():
+    assert cautions({"image_auroc": 0.37})[0].startswith("Worse than chance: good parts score higher")
+    assert cautions({"image_auroc": 0.5}) == cautions({"image_auroc": None}) == cautions({}) == []
 
 
 def test_draw_refuses_a_folder_that_holds_something(line):

@@ -7,6 +7,8 @@ import typer
 
 from train.verbs.terminal import AsJson, Data, Generators, Settings, print_json, said_plainly, say, stopped_training
 
+CHANCE = 0.5  # image AUROC of a score that knows nothing
+
 
 def fit(
     detector: Annotated[str, typer.Argument(help="aesc, fastflow, anogan or f_anogan", show_default=False)],
@@ -65,7 +67,7 @@ def evaluate(
         if as_json:
             typer.echo((run / "metrics.json").read_text())
         else:
-            for line in headline(metrics):
+            for line in (*headline(metrics), *cautions(metrics)):
                 say(line)
             say(f"Report: {run / 'report.html'}   Next: python -m export bundle {run} --out bundles/{trained.product}")
 
@@ -136,6 +138,17 @@ def threshold(
             for line in result.sentences():
                 say(line)
             say(f"Thresholds: {run / 'thresholds.json'}. Next: python -m train evaluate {run} --data FOLDER")
+
+
+def cautions(metrics: dict[str, object]) -> list[str]:
+    """What a person must not overlook."""
+    area = metrics.get("image_auroc")
+    if not isinstance(area, float) or area >= CHANCE:
+        return []
+    return [
+        f"Worse than chance: good parts score higher than defective ones (image AUROC {area:.3f}; 0.5 is a coin). "
+        "Look at the report, and don't ship this run."
+    ]
 
 
 def headline(metrics: dict[str, object]) -> list[str]:
