@@ -59,9 +59,10 @@ class TestClip:
         ("data", "said"),
         [
             (b"title\na b\nabc\n", "line 3 is 'abc', not a pair of symbols"),
-            (gzip.compress(b"title\na b\n" * 99)[:-20], "can't be read as a list of CLIP's merges"),
+            (gzip.compress(b"title\na b\n" * 99, mtime=0)[:-20], "can't be read as a list of CLIP's merges"),
             (None, "No such file"),
         ],
+        ids=["no pairs", "cut short", "missing"],
     )
     def test_no_such_list(self, tmp_path, data, said):
         path = tmp_path / "merges"
