@@ -22,7 +22,7 @@ settings.load_profile("faultline")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    slow = pytest.mark.skip(reason="takes minutes; run with SLOW=1")
+    slow = pytest.mark.skip(reason="takes ten seconds or more; run with SLOW=1")
     parity = pytest.mark.skip(reason="needs PyTorch; run make test PARITY=1")
     has_torch = importlib.util.find_spec("torch") is not None
     if os.environ.get("PARITY") and not has_torch:

@@ -163,6 +163,7 @@ def test_a_frame_with_lost_packets_is_unknown_and_never_a_picture(gige, resend):
     assert all(is_whole(frame.image) for frame in sound(frames))
 
 
+@pytest.mark.slow
 def test_a_line_that_does_not_trigger_is_no_stall_but_a_camera_that_is_gone_is(gige):
     gige.start()
     camera = open_camera(settings(trigger="hardware", trigger_line="Line0", stall_s=0.2, open_timeout_s=PATIENCE_S))

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.broker
 ALL = "faultline/v1/plant/l1/s1/all"
 
 
+@pytest.mark.slow
 def test_products_and_cameras_change_their_bundles_by_themselves(tmp_path, broker, subscriber):
     draw_parts(tmp_path / "frames", parts(10))
     put(tmp_path, "jars", 3)

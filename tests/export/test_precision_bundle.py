@@ -77,6 +77,7 @@ def test_the_statement_is_typed_and_may_be_missing(untrained_run, tmp_path):
     assert open_bundle(folder).manifest.precision_loss is None
 
 
+@pytest.mark.slow
 def test_the_command_calibrates_on_the_folder_that_the_run_was_trained_on(trained_folder, line_folder, tmp_path):
     # Eight passes: of three, the order of 35 images is luck, and a pair exchanged is an AUROC loss above the limit
     settings = ("--set", "scoring=uncertainty", "--set", "dropout_passes=8")

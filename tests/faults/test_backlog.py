@@ -32,6 +32,7 @@ class Timed(Subscriber):
         return [delay for _, delay, historical in self.arrived[start:] if not historical]
 
 
+@pytest.mark.slow
 def test_a_huge_backlog_is_replayed_at_its_rate_and_delays_no_live_verdict(tmp_path, broker):
     """Maps off, so that all that is counted are verdicts. The backlog is made by a short-cycled line."""
     quick = {"top": {**CAMERA["top"], "interval_s": 0.001}}

@@ -11,6 +11,7 @@ JUDGED = ("pass", "reject")
 REFERENCE = 25  # frames; 20 tell what the camera looks like
 
 
+@pytest.mark.slow
 @pytest.mark.broker
 def test_a_camera_that_hangs_dies_or_comes_back_changed_is_never_judged_wrongly(
     tmp_path, broker, subscriber, gi_folder

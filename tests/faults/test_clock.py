@@ -40,6 +40,7 @@ def shift(tmp_path, monkeypatch):
     return set_to
 
 
+@pytest.mark.slow
 @pytest.mark.broker
 def test_years_forward_and_back_change_nothing_but_the_date(tmp_path, broker, subscriber, shift, monkeypatch):
     heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

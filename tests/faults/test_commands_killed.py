@@ -40,6 +40,7 @@ def test_orders_and_answers_survive_sigkill_and_a_replay_has_no_second_effect(tm
         assert agent.end() == 0
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_each_command_with_one_last_word(tmp_path, broker, subscriber, commander):
     """Killed right after the command was published: done before, done at the next start, or never seen."""
     config = line_with_commands(tmp_path, broker)

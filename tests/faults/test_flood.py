@@ -33,6 +33,7 @@ def test_a_thousand_failures_of_each_kind_are_a_handful_of_lines(tmp_path):
     assert sum(path.stat().st_size for path in tmp_path.glob("outbox.db*")) < 8 * 1024**2
 
 
+@pytest.mark.slow
 @pytest.mark.broker
 def test_a_flapping_link_is_two_lines_for_each_connection_and_these_become_rare(tmp_path, broker, subscriber):
     proxy = Proxy(broker.port)

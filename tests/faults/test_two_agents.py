@@ -86,6 +86,7 @@ def test_an_agent_that_starts_again_is_no_second_one(tmp_path, broker, subscribe
     assert clashes(subscriber) == []
 
 
+@pytest.mark.slow
 def test_a_broker_that_denies_the_verdicts_is_named_and_is_not_stormed(tmp_path):
     """Mosquitto 2.0 hangs up on who publishes what he may not, over MQTT 3.1.1."""
     acl = tmp_path / "acl"

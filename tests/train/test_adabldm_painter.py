@@ -65,6 +65,7 @@ class TestAnImage:
         another = painter.paint(images(2), EVERYWHERE, [task(0, seed=1), task(1, seed=1)])
         assert (another.images != painted.images).mean() > 0.1
 
+    @pytest.mark.slow
     def test_is_drawn_alike_in_turn_and_by_one_program(self, run, painted, monkeypatch):
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
         at_once = AdaBLDMPainter(run, Wishes(batch=2))

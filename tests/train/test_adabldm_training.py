@@ -250,6 +250,7 @@ def test_settings_that_do_not_go_together_are_sentences(overrides, said):
         load_config(CONFIGS / "small.yaml", AdaBLDMConfig, overrides)
 
 
+@pytest.mark.slow
 def test_rematerialisation_gives_the_same_gradient():
     plain = load_config(CONFIGS / "tiny.yaml", AdaBLDMConfig, ["categories=[a]"])
     latent = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))

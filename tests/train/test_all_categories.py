@@ -72,6 +72,7 @@ def finished(categories, stopped) -> Path:
     return stopped
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_runs_and_the_broken_category_is_named(finished):
     result = json.loads((finished / "table.json").read_text())
     assert list(result["categories"]) == ["bottle", "grid", "screw"]
@@ -99,6 +100,7 @@ def test_figures_are_those_of_the_runs_and_the_broken_category_is_named(finished
     assert (finished / "screw/seed_0/report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_mended_set_is_complete_and_nothing_runs_again(categories, finished, tmp_path, monkeypatch):
     data, out = shutil.copytree(categories, tmp_path / "data"), shutil.copytree(finished, tmp_path / "runs")
     shutil.rmtree(data / "grid")
@@ -110,6 +112,7 @@ def test_a_mended_set_is_complete_and_nothing_runs_again(categories, finished, t
     assert json.loads(done.stdout)["complete"] is True
 
 
+@pytest.mark.slow
 def test_metrics_of_other_settings_are_not_taken_over(categories, finished, tmp_path, monkeypatch):
     out = shutil.copytree(finished, tmp_path / "runs")
     path = out / "bottle/seed_0/metrics.json"
@@ -120,6 +123,7 @@ def test_metrics_of_other_settings_are_not_taken_over(categories, finished, tmp_
     assert json.loads(path.read_text()) == whole
 
 
+@pytest.mark.slow
 def test_other_images_are_not_mixed_with_what_was_trained(categories, finished, tmp_path, monkeypatch):
     data, out = shutil.copytree(categories, tmp_path / "data"), shutil.copytree(finished, tmp_path / "runs")
     image = cv2.imread(str(data / "bottle/test/good/000.png"))
@@ -167,6 +171,7 @@ def test_a_fault_of_the_program_is_a_sentence_and_the_others_go_on(categories, t
     assert "Traceback" not in done.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -186,6 +191,7 @@ def test_what_would_spoil_every_category_stops_before_any(categories, finished, 
     assert says in done.output
 
 
+@pytest.mark.slow
 def test_folders_that_are_no_categories_or_no_place_for_runs(categories, finished, tmp_path):
     for data, out, says in (
         (tmp_path / "none", tmp_path / "runs", "none does not exist."),

@@ -64,6 +64,7 @@ def test_the_penalty_of_a_linear_critic_is_known():
         np.testing.assert_allclose(penalty, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_phase_moves_its_own_networks():
     """The generator's batch statistics too stand still while the encoder is trained."""
     config = tiny("image_size=64")

@@ -58,6 +58,7 @@ def assert_same_state(ours, theirs):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_config_was_written_starts_anew(line, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
@@ -93,6 +94,7 @@ def test_scoring_can_be_changed_without_training_again_and_nothing_else(run):
         open_run(run, ["learning_rate=1.0"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_dispatch", [2, 4])
 def test_steps_per_dispatch_changes_nothing(line, run, tmp_path, per_dispatch):
     config = tiny(f"steps_per_dispatch={per_dispatch}")
@@ -106,6 +108,7 @@ def test_streamed_images_train_as_resident_ones_do(line, run, tmp_path):
     assert losses(tmp_path / "run") == pytest.approx(losses(run), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_a_random_moment_ends_with_the_same_bits(line, run, tmp_path):
     """SIGKILL, several times, each at another moment; then --resume to the end."""
     out = tmp_path / "run"

@@ -88,6 +88,7 @@ def assert_same_bits(ours: Path, theirs: Path) -> None:
     assert open_generator(ours).weights_digest == open_generator(theirs).weights_digest
 
 
+@pytest.mark.slow
 def test_the_denoiser_learns_then_stands_still_while_the_trimap_encoder_learns_from_it(run):
     adapted, trained = state_at(run, EPOCHS - 1), state_at(run, EPOCHS)
     assert set(trained.opt_state) == {"domain", "trimap"}
@@ -108,6 +109,7 @@ def test_the_denoiser_learns_then_stands_still_while_the_trimap_encoder_learns_f
     assert abs(figures[1]["share_by_trimap"] - 1) > 1e-5
 
 
+@pytest.mark.slow
 def test_a_run_keeps_all_that_painting_needs(run, parts):
     trained = open_generator(run)
     assert trained.config.object == PRODUCT
@@ -152,6 +154,7 @@ def test_a_killed_run_ends_with_the_same_bits(parts, run, tmp_path, pictures):
     assert_same_bits(out, run)
 
 
+@pytest.mark.slow
 def test_a_run_is_not_gone_on_with_by_other_settings(run, parts):
     for settings, said in (
         (["foreground=predict", "backbone=mini"], "was started with foreground: texture"),
@@ -163,6 +166,7 @@ def test_a_run_is_not_gone_on_with_by_other_settings(run, parts):
         fit_generator(ADABLDM, tiny("text=labels"), open_defects(parts), run, product=PRODUCT)
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_changed_is_refused(run, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(run, out)

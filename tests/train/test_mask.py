@@ -288,6 +288,7 @@ def test_a_mask_that_excludes_nothing_changes_nothing(line):
     np.testing.assert_allclose(moments, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_with_tiles_and_a_mask(line, tmp_path):
     path = write(tmp_path / "roi.png", white(64, 64, (0, 0, 30, 64)))
     out = tmp_path / "run"

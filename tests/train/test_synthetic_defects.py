@@ -103,6 +103,7 @@ def test_pasted_defects_leave_the_rest_of_the_image_as_it_was(synthesised):
     assert inside == {round(102 + (255 - 102) * 127 / 255), 255}
 
 
+@pytest.mark.slow
 def test_aesc_trains_on_its_share_of_generated_defects(line, synthesised, tmp_path):
     without, half = tiny(), tiny(f"defects={synthesised}", "defects_share=0.5")
     assert config_digest(tiny("defects_share=0")) == config_digest(without) != config_digest(half)

@@ -102,6 +102,7 @@ def pictures():
     return jnp.clip(128 + 40 * (coarse + fine), 0, 255).astype(jnp.uint8)
 
 
+@pytest.mark.slow
 def test_what_only_one_tile_sees_scores_as_in_the_whole_image(pictures):
     """Up to float32, 64 px from where the tile ends: 15 of the backbone, 2 cells of 16 of the flow, 16 of upsampling.
     Nearer they differ, because a tile's border is padded with zeros where the image goes on.
@@ -115,6 +116,7 @@ def test_what_only_one_tile_sees_scores_as_in_the_whole_image(pictures):
     np.testing.assert_allclose(tiled.image_score, ours.max(axis=(1, 2)))
 
 
+@pytest.mark.slow
 def test_no_seam_shows(pictures):
     """Steps between neighbouring columns are no larger where tiles begin or end; without an overlap they are."""
 
