@@ -122,6 +122,15 @@ def test_evaluate_of_something_else_says_what_to_name(line, tmp_path):
     assert "is not the run folder of a detector" in done.output
 
 
+def test_a_generators_folder_is_called_one(line, tmp_path):
+    (tmp_path / "provenance.json").write_text(json.dumps({"system": "adabldm"}))
+    done = run("evaluate", tmp_path, "--data", line)
+    assert done.exit_code == 2
+    assert (
+        "is not the run folder of a detector, but a run of adabldm. Name the --out folder of `train fit`" in done.output
+    )
+
+
 def test_a_run_that_is_worse_than_chance_is_said_to_be():
     assert cautions({"image_auroc": 0.37})[0].startswith("Worse than chance: good parts score higher")
     assert cautions({"image_auroc": 0.5}) == cautions({"image_auroc": None}) == cautions({}) == []
